@@ -1,0 +1,272 @@
+//! The configuration as the program uses it: checked, references resolved to indices, secrets read.
+//!
+//! Owns nothing that changes: one `Config` is built whole, put behind an `Arc`, and never written again.
+//! Not here: what the file said and where (`said`), and how a fault is reported (`fault`).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use regex::Regex;
+use secrecy::SecretString;
+use tidegate_router::glob::Glob;
+
+/// Everything one node runs by.
+#[derive(Debug)]
+pub struct Config {
+    /// Who this node is in logs, metrics and the fleet view.
+    pub node: Node,
+    /// The data plane's listener.
+    pub listen: Listen,
+    /// The operators' listener.
+    pub admin: Admin,
+    /// Name resolution.
+    pub dns: Dns,
+    /// Ways out; index 0 is always `direct`.
+    pub egress: Vec<Egress>,
+    /// Upstreams in the order of the file.
+    pub upstreams: Vec<Upstream>,
+    /// Routes in the order of the file; the first match wins.
+    pub routes: Vec<Route>,
+    /// Client keys. `None`: anyone may call. Order of the file.
+    pub clients: Option<Vec<Client>>,
+    /// How many requests run at once on this node.
+    pub node_limit: NodeLimit,
+    /// Logging.
+    pub log: Log,
+    /// Hex SHA-256 of the file's bytes, first 16 digits.
+    pub hash: String,
+}
+
+/// `node:`
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Label in metrics, logs and the fleet view.
+    pub name: String,
+    /// Empty when not said.
+    pub zone: String,
+}
+
+/// `listen:`
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// `None`: plain HTTP.
+    pub tls: Option<ListenTls>,
+    /// Largest request body, bytes.
+    pub max_body: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// After SIGTERM: unready at once, but still accepting this long.
+    pub drain_grace: Duration,
+    /// Then running requests and streams get this long.
+    pub drain_timeout: Duration,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `listen.tls:`, PEM files that are re-read when they change.
+#[derive(Debug, Clone)]
+pub struct ListenTls {
+    /// Certificate chain.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// `admin:`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where operators and Prometheus connect.
+    pub address: SocketAddr,
+    /// Needed for what changes anything; `None`: such calls only from loopback.
+    pub token: Option<SecretString>,
+}
+
+/// `dns:`
+#[derive(Debug, Clone, Default)]
+pub struct Dns {
+    /// Lower-case host name to the addresses used instead of asking.
+    pub hosts: HashMap<String, Vec<IpAddr>>,
+}
+
+/// One way out.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    /// Unique; `direct` always exists.
+    pub name: String,
+    /// How connections are made.
+    pub way: Way,
+}
+
+/// How an egress reaches an upstream.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// From this machine.
+    Direct,
+    /// HTTP CONNECT through a proxy.
+    Connect(Proxy),
+    /// SOCKS5 with the name resolved by the proxy.
+    Socks5h(Proxy),
+}
+
+/// A forward proxy.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name and password, both or neither.
+    pub login: Option<(String, SecretString)>,
+}
+
+/// One upstream.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Unique.
+    pub name: String,
+    /// Where it is.
+    pub base_url: BaseUrl,
+    /// The pool of keys; empty: requests carry no credential.
+    pub keys: Vec<SecretString>,
+    /// Indices into `Config::egress`, never empty, in the order of the file.
+    pub egress: Vec<usize>,
+    /// Limits of time.
+    pub timeouts: Timeouts,
+    /// Connection pool of each path.
+    pub pool: Pool,
+    /// PEM text of a CA bundle used instead of the built-in roots.
+    pub ca_pem: Option<Vec<u8>>,
+    /// Requests running at once on this node.
+    pub max_in_flight: usize,
+}
+
+/// `base_url`, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    /// `https`.
+    pub tls: bool,
+    /// Lower-case name or address, without brackets.
+    pub host: String,
+    /// Explicit or the scheme's.
+    pub port: u16,
+    /// Starts with `/` or is empty; never ends in `/`. `/v1` for `https://api.openai.com/v1`.
+    pub path: String,
+    /// The `Host` header: host, and the port when it is not the scheme's; IPv6 in brackets.
+    pub authority: String,
+}
+
+/// `timeouts:`
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// DNS to TLS.
+    pub connect: Duration,
+    /// Per attempt, to the first content (plain: the head).
+    pub first_byte: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+    /// The whole plain request, all attempts.
+    pub total: Duration,
+    /// The whole streamed request, all attempts.
+    pub stream_total: Duration,
+}
+
+/// `pool:`
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// Idle connections kept per path.
+    pub max_idle: usize,
+    /// Connections open at once per path (HTTP/1.1: requests at once).
+    pub max_connections: usize,
+    /// HTTP version.
+    pub http2: Http2,
+}
+
+/// `pool.http2`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    /// Over TLS as ALPN decides, HTTP/1.1 over plain TCP.
+    Auto,
+    /// Never.
+    Off,
+    /// Always; over plain TCP with prior knowledge.
+    Only,
+}
+
+/// One route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Label in metrics and logs: the model glob as written; a second one like it gets `#2`.
+    pub name: String,
+    /// Which models it takes.
+    pub model: Glob,
+    /// Indices into `Config::upstreams`, never empty.
+    pub to: Vec<usize>,
+    /// Retries.
+    pub retry: Retry,
+}
+
+/// `retry:`
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// All tries together, at least 1.
+    pub attempts: u32,
+    /// First wait on the same upstream.
+    pub initial: Duration,
+    /// Growth per wait, at least 1.
+    pub factor: f64,
+    /// Longest wait.
+    pub max: Duration,
+    /// Share of requests that may be retried, 0 to 1.
+    pub budget: f64,
+}
+
+/// One entry of `clients:`.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Unique label.
+    pub name: String,
+    /// SHA-256 of the bearer key.
+    pub key_sha256: [u8; 32],
+    /// Models allowed; `None`: all.
+    pub models: Option<Vec<Glob>>,
+}
+
+/// `limits: [{per: node, in_flight, queue, queue_timeout}]`
+#[derive(Debug, Clone, Copy)]
+pub struct NodeLimit {
+    /// Requests running at once.
+    pub in_flight: usize,
+    /// Requests waiting for a place.
+    pub queue: usize,
+    /// How long one waits.
+    pub queue_timeout: Duration,
+}
+
+/// `log:`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Least severe level written.
+    pub level: Level,
+    /// What is replaced by `[redacted]` beside `sk-...` and bearer tokens.
+    pub redact: Vec<Regex>,
+}
+
+/// `log.level`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Requests fail or the node is about to.
+    Error,
+    /// An operator should look.
+    Warn,
+    /// One line per request, one per transition.
+    Info,
+    /// One line per attempt.
+    Debug,
+    /// Everything.
+    Trace,
+}

@@ -1,0 +1,4 @@
+//! Words and decisions of routing, kept free of I/O, tasks and clocks so that every rule can be tested
+//! without a network: `now` and randomness are always arguments.
+
+pub mod glob;

@@ -1,4 +1,9 @@
 //! Words and decisions of routing, kept free of I/O, tasks and clocks so that every rule can be tested
 //! without a network: `now` and randomness are always arguments.
 
+pub mod backoff;
+pub mod budget;
 pub mod glob;
+pub mod outcome;
+pub mod plan;
+pub mod retry_after;

@@ -1,0 +1,265 @@
+//! What to try next: a pure function of what one request has met so far.
+//!
+//! Owns the list of paths this request has tried and the rules that bound it: attempts, attempts whose fate
+//! is unknown, never the same path twice while another exists, waits on the same upstream only. It neither
+//! sends nor waits. Not here: whether a path is healthy, which keys rest (the caller says what is usable).
+
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::outcome::{Class, Failure};
+
+/// At most this many attempts may end without our knowing whether the upstream did the work: each may have
+/// been billed.
+const UNKNOWN_FATES: u32 = 2;
+/// Moves to another key are no repeats of what failed, but even a large pool is walked only this far.
+const KEY_MOVES: u32 = 8;
+/// A rate-limited upstream is waited for only this long when nothing else can answer.
+const LONGEST_COOL_WAIT: Duration = Duration::from_secs(5);
+
+/// One path a route may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Index of the path on this node.
+    pub path: usize,
+    /// Index of its upstream.
+    pub upstream: usize,
+    /// Index of its egress.
+    pub egress: usize,
+}
+
+/// A route's rules for trying again.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// All tries together, at least 1.
+    pub attempts: u32,
+    /// Waits before the same upstream is asked again.
+    pub backoff: Backoff,
+}
+
+/// What this request allows, beside its route's rules.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caution {
+    /// Must not be sent again once an upstream may have seen it.
+    pub pinned: bool,
+    /// The client is itself repeating: an upstream that failed is not asked twice.
+    pub client_repeats: bool,
+}
+
+/// What the caller knows at the moment of deciding.
+pub trait Surroundings {
+    /// When this path could take the request: now (zero), after a wait, or not at all.
+    fn ready_in(&self, candidate: Candidate) -> Option<Duration>;
+    /// The upstream's last answers were all failures.
+    fn in_trouble(&self, upstream: usize) -> bool;
+    /// Asks the route's retry budget for one repeat.
+    fn spend(&mut self) -> bool;
+    /// What is left of the request's deadline.
+    fn time_left(&self) -> Duration;
+    /// A number in [0, 1).
+    fn random(&mut self) -> f64;
+}
+
+/// The decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try this path after a wait.
+    Try {
+        /// The path.
+        candidate: Candidate,
+        /// Zero: at once.
+        after: Duration,
+    },
+    /// Give the client what there is.
+    Stop(Stop),
+}
+
+/// Why nothing more is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// No path can take the request.
+    NothingUsable,
+    /// The soonest path is ready only after this long, which is more than a client should wait.
+    Cooling(Duration),
+    /// Attempts, or attempts of unknown fate, are used up.
+    AttemptsSpent,
+    /// The route's retry budget is used up.
+    BudgetSpent,
+    /// An upstream may have seen the request and it must not be sent twice.
+    Pinned,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Tried {
+    candidate: Candidate,
+    times: u32,
+}
+
+/// The tries of one request.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    candidates: &'a [Candidate],
+    rules: Rules,
+    caution: Caution,
+    tried: Vec<Tried>,
+    attempts: u32,
+    key_moves: u32,
+    unknown_fates: u32,
+    free_move_used: bool,
+    sent: bool,
+}
+
+impl<'a> Plan<'a> {
+    /// `candidates` are in order of preference.
+    #[must_use]
+    pub const fn new(candidates: &'a [Candidate], rules: Rules, caution: Caution) -> Self {
+        Self {
+            candidates,
+            rules,
+            caution,
+            tried: Vec::new(),
+            attempts: 0,
+            key_moves: 0,
+            unknown_fates: 0,
+            free_move_used: false,
+            sent: false,
+        }
+    }
+
+    /// Attempts begun so far.
+    #[must_use]
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Where the request goes first.
+    pub fn first(&mut self, around: &mut impl Surroundings) -> Next {
+        self.choose(around, None)
+    }
+
+    /// Where it goes after `candidate` failed.
+    pub fn after(&mut self, candidate: Candidate, failure: Failure, around: &mut impl Surroundings) -> Next {
+        let class = failure.class;
+        self.sent |= !class.never_sent();
+        self.unknown_fates += u32::from(class.unknown_fate());
+        if self.caution.pinned && self.sent && !class.of_the_key() {
+            return Next::Stop(Stop::Pinned);
+        }
+        if self.attempts - self.key_moves >= self.rules.attempts + u32::from(self.may_change_key(class))
+            || self.unknown_fates >= UNKNOWN_FATES
+        {
+            return Next::Stop(Stop::AttemptsSpent);
+        }
+        self.choose(around, Some((candidate, failure)))
+    }
+
+    fn choose(&mut self, around: &mut impl Surroundings, last: Option<(Candidate, Failure)>) -> Next {
+        let mut best: Option<(Rank, Candidate, Duration)> = None;
+        for candidate in self.candidates {
+            let Some(ready) = around.ready_in(*candidate) else { continue };
+            let rank = self.rank(*candidate, ready, last);
+            if best.as_ref().is_none_or(|(held, ..)| rank < *held) {
+                best = Some((rank, *candidate, ready));
+            }
+        }
+        let Some((_, candidate, ready)) = best else { return Next::Stop(Stop::NothingUsable) };
+        if ready > LONGEST_COOL_WAIT.min(around.time_left() / 4) {
+            return Next::Stop(Stop::Cooling(ready));
+        }
+        let Some((from, failure)) = last else {
+            self.begin(candidate);
+            return Next::Try { candidate, after: ready };
+        };
+        let class = failure.class;
+        let again = self.tried_upstream(candidate.upstream);
+        if class == Class::ModelNotFound && again {
+            return Next::Stop(Stop::NothingUsable);
+        }
+        if again && self.caution.client_repeats && !class.never_sent() && !class.of_the_key() {
+            return Next::Stop(Stop::AttemptsSpent);
+        }
+        if !self.is_free(candidate, class, again, around) && !around.spend() {
+            return Next::Stop(Stop::BudgetSpent);
+        }
+        // Another egress says nothing about an upstream that answered and failed; another upstream does.
+        let same_trouble = candidate == from || (again && !class.never_sent() && !class.of_the_key());
+        let mut after = ready;
+        if same_trouble && !class.of_the_key() {
+            let wait = self.rules.backoff.wait(self.times(candidate).saturating_sub(1), around.random());
+            after = after.max(wait).max(failure.retry_after.unwrap_or_default());
+        }
+        if after >= around.time_left() {
+            return Next::Stop(Stop::Cooling(after));
+        }
+        if self.may_change_key(class) && after.is_zero() {
+            self.key_moves += 1;
+        } else if self.attempts - self.key_moves >= self.rules.attempts {
+            return Next::Stop(Stop::AttemptsSpent);
+        }
+        self.begin(candidate);
+        Next::Try { candidate, after }
+    }
+
+    const fn may_change_key(&self, class: Class) -> bool {
+        class.of_the_key() && self.key_moves < KEY_MOVES
+    }
+
+    /// A move that adds no load to a failing upstream is not charged: to one that this request has not yet
+    /// asked and that is not in trouble, to another key, or (once) after a failure that sent nothing.
+    fn is_free(&mut self, to: Candidate, class: Class, again: bool, around: &impl Surroundings) -> bool {
+        if class.of_the_key() || class == Class::Busy || (!again && !around.in_trouble(to.upstream)) {
+            return true;
+        }
+        class.never_sent() && !std::mem::replace(&mut self.free_move_used, true)
+    }
+
+    fn rank(&self, candidate: Candidate, ready: Duration, last: Option<(Candidate, Failure)>) -> Rank {
+        let Some((from, failure)) = last else { return Rank { ready, ..Rank::default() } };
+        let same_upstream = candidate.upstream == from.upstream;
+        let same_egress = candidate.egress == from.egress;
+        let class = failure.class;
+        // What the failure speaks of is left behind: the way out, the upstream, or only the key.
+        let in_blame = if class.of_the_key() {
+            u8::from(!same_upstream)
+        } else if class.never_sent() {
+            u8::from(same_egress)
+        } else {
+            u8::from(same_upstream)
+        };
+        let times = if class.of_the_key() && same_upstream && candidate == from {
+            // The same path with another key is a new try.
+            0
+        } else {
+            self.times(candidate)
+        };
+        Rank { waits: ready > Duration::ZERO, times, in_blame, ready }
+    }
+
+    fn begin(&mut self, candidate: Candidate) {
+        self.attempts += 1;
+        match self.tried.iter_mut().find(|t| t.candidate == candidate) {
+            Some(tried) => tried.times += 1,
+            None => self.tried.push(Tried { candidate, times: 1 }),
+        }
+    }
+
+    fn times(&self, candidate: Candidate) -> u32 {
+        self.tried.iter().find(|t| t.candidate == candidate).map_or(0, |t| t.times)
+    }
+
+    fn tried_upstream(&self, upstream: usize) -> bool {
+        self.tried.iter().any(|t| t.candidate.upstream == upstream)
+    }
+}
+
+/// Smaller is better; the order of the fields is the order of importance.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    waits: bool,
+    times: u32,
+    in_blame: u8,
+    ready: Duration,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+struct World {
+    ready: Vec<Option<Duration>>,
+    trouble: HashSet<usize>,
+    budget: u32,
+    left: Duration,
+}
+
+impl Surroundings for World {
+    fn ready_in(&self, candidate: Candidate) -> Option<Duration> {
+        self.ready[candidate.path]
+    }
+    fn in_trouble(&self, upstream: usize) -> bool {
+        self.trouble.contains(&upstream)
+    }
+    fn spend(&mut self) -> bool {
+        let had = self.budget > 0;
+        self.budget = self.budget.saturating_sub(1);
+        had
+    }
+    fn time_left(&self) -> Duration {
+        self.left
+    }
+    fn random(&mut self) -> f64 {
+        0.5
+    }
+}
+
+fn world(paths: usize) -> World {
+    World {
+        ready: vec![Some(Duration::ZERO); paths],
+        trouble: HashSet::new(),
+        budget: 10,
+        left: Duration::from_secs(120),
+    }
+}
+
+fn rules(attempts: u32) -> Rules {
+    let backoff = Backoff { initial: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(10) };
+    Rules { attempts, backoff }
+}
+
+/// Upstreams 0 and 1, each over egress 0 and 1.
+fn grid() -> Vec<Candidate> {
+    (0..4).map(|path| Candidate { path, upstream: path / 2, egress: path % 2 }).collect()
+}
+
+fn failed(class: Class) -> Failure {
+    Failure { class, retry_after: None }
+}
+
+fn path_of(next: Next) -> usize {
+    match next {
+        Next::Try { candidate, .. } => candidate.path,
+        Next::Stop(stop) => panic!("stopped: {stop:?}"),
+    }
+}
+
+#[test]
+fn a_failed_connection_leaves_the_egress_and_a_failed_answer_leaves_the_upstream() {
+    let grid = grid();
+    for (class, expected) in [
+        (Class::Connect, 1),
+        (Class::Proxy, 1),
+        (Class::ServerError, 2),
+        (Class::BadResponse, 2),
+        (Class::Timeout, 2),
+        (Class::Cut, 2),
+    ] {
+        let mut plan = Plan::new(&grid, rules(3), Caution::default());
+        let mut world = world(4);
+        assert_eq!(path_of(plan.first(&mut world)), 0);
+        assert_eq!(path_of(plan.after(grid[0], failed(class), &mut world)), expected, "{class:?}");
+    }
+}
+
+#[test]
+fn another_key_of_the_same_path_comes_before_another_upstream() {
+    let grid = grid();
+    let mut plan = Plan::new(&grid, rules(3), Caution::default());
+    let mut world = world(4);
+    plan.first(&mut world);
+    assert_eq!(path_of(plan.after(grid[0], failed(Class::Auth), &mut world)), 0);
+    world.ready[0] = None;
+    world.ready[1] = None;
+    assert_eq!(path_of(plan.after(grid[0], failed(Class::Auth), &mut world)), 2);
+}
+
+#[test]
+fn refused_keys_do_not_use_up_the_attempts() {
+    let grid = grid();
+    let mut plan = Plan::new(&grid, rules(1), Caution::default());
+    let mut world = world(4);
+    plan.first(&mut world);
+    for _ in 0..8 {
+        assert_eq!(path_of(plan.after(grid[0], failed(Class::Auth), &mut world)), 0);
+    }
+    assert_eq!(plan.after(grid[0], failed(Class::Auth), &mut world), Next::Stop(Stop::AttemptsSpent));
+    let mut plan = Plan::new(&grid, rules(1), Caution::default());
+    plan.first(&mut world);
+    assert_eq!(plan.after(grid[0], failed(Class::ServerError), &mut world), Next::Stop(Stop::AttemptsSpent));
+}
+
+#[test]
+fn a_lone_path_is_asked_again_after_a_jittered_wait() {
+    let lone = [Candidate { path: 0, upstream: 0, egress: 0 }];
+    let mut plan = Plan::new(&lone, rules(3), Caution::default());
+    let mut world = world(1);
+    plan.first(&mut world);
+    let next = plan.after(lone[0], failed(Class::ServerError), &mut world);
+    assert_eq!(next, Next::Try { candidate: lone[0], after: Duration::from_millis(50) });
+    let patient = Failure { class: Class::ServerError, retry_after: Some(Duration::from_secs(2)) };
+    let next = plan.after(lone[0], patient, &mut world);
+    assert_eq!(next, Next::Try { candidate: lone[0], after: Duration::from_secs(2) });
+    assert_eq!(plan.after(lone[0], failed(Class::ServerError), &mut world), Next::Stop(Stop::AttemptsSpent));
+}
+
+#[test]
+fn a_spent_budget_stops_repeats_but_not_moves_to_a_sound_upstream() {
+    let grid = grid();
+    let mut world = world(4);
+    world.budget = 0;
+    let mut plan = Plan::new(&grid, rules(4), Caution::default());
+    plan.first(&mut world);
+    assert_eq!(path_of(plan.after(grid[0], failed(Class::ServerError), &mut world)), 2);
+    assert_eq!(plan.after(grid[2], failed(Class::ServerError), &mut world), Next::Stop(Stop::BudgetSpent));
+    let mut plan = Plan::new(&grid, rules(4), Caution::default());
+    world.trouble.insert(1);
+    plan.first(&mut world);
+    assert_eq!(plan.after(grid[0], failed(Class::ServerError), &mut world), Next::Stop(Stop::BudgetSpent));
+}
+
+#[test]
+fn what_must_not_be_sent_twice_is_not() {
+    let grid = grid();
+    let pinned = Caution { pinned: true, ..Caution::default() };
+    let mut plan = Plan::new(&grid, rules(3), pinned);
+    let mut world = world(4);
+    plan.first(&mut world);
+    assert_eq!(path_of(plan.after(grid[0], failed(Class::Connect), &mut world)), 1);
+    assert_eq!(plan.after(grid[1], failed(Class::Cut), &mut world), Next::Stop(Stop::Pinned));
+}
+
+#[test]
+fn two_unknown_fates_are_enough() {
+    let grid = grid();
+    let mut plan = Plan::new(&grid, rules(9), Caution::default());
+    let mut world = world(4);
+    plan.first(&mut world);
+    assert_eq!(path_of(plan.after(grid[0], failed(Class::Timeout), &mut world)), 2);
+    assert_eq!(plan.after(grid[2], failed(Class::Timeout), &mut world), Next::Stop(Stop::AttemptsSpent));
+}
+
+#[test]
+fn a_short_rest_is_waited_for_and_a_long_one_is_told() {
+    let lone = [Candidate { path: 0, upstream: 0, egress: 0 }];
+    let mut world = world(1);
+    let mut plan = Plan::new(&lone, rules(3), Caution::default());
+    plan.first(&mut world);
+    world.ready[0] = Some(Duration::from_secs(2));
+    let next = plan.after(lone[0], failed(Class::RateLimited), &mut world);
+    assert_eq!(next, Next::Try { candidate: lone[0], after: Duration::from_secs(2) });
+    world.ready[0] = Some(Duration::from_secs(60));
+    assert_eq!(
+        plan.after(lone[0], failed(Class::RateLimited), &mut world),
+        Next::Stop(Stop::Cooling(Duration::from_secs(60)))
+    );
+}
+
+fn any_class() -> impl Strategy<Value = Class> {
+    prop_oneof![
+        Just(Class::Connect),
+        Just(Class::Tls),
+        Just(Class::Dns),
+        Just(Class::Proxy),
+        Just(Class::Timeout),
+        Just(Class::ServerError),
+        Just(Class::BadResponse),
+        Just(Class::Cut),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_path_is_tried_twice_while_an_untried_one_is_usable(
+        classes in proptest::collection::vec(any_class(), 1..8),
+        attempts in 1u32..8,
+        usable in proptest::collection::vec(any::<bool>(), 4),
+    ) {
+        let grid = grid();
+        let mut world = world(4);
+        world.ready = usable.iter().map(|u| u.then_some(Duration::ZERO)).collect();
+        let mut plan = Plan::new(&grid, rules(attempts), Caution::default());
+        let mut tried = HashSet::new();
+        let mut next = plan.first(&mut world);
+        let mut count = 0;
+        for class in classes {
+            let Next::Try { candidate, after } = next else { break };
+            count += 1;
+            prop_assert!(usable[candidate.path]);
+            let untried = (0..4).any(|p| usable[p] && !tried.contains(&p));
+            prop_assert!(!untried || tried.insert(candidate.path));
+            prop_assert!(after < world.left);
+            next = plan.after(candidate, failed(class), &mut world);
+        }
+        prop_assert!(count <= attempts);
+        prop_assert_eq!(count, plan.attempts().min(count));
+    }
+}

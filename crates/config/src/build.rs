@@ -1,0 +1,73 @@
+//! From what the file says to what the program runs by: ranges, references, and what is built.
+//!
+//! Owns the order: names first, so that every reference is checked against all of them. Never stops early; a
+//! section that cannot be used answers `None` and has said why. A feature that is not built is refused here, not
+//! ignored. Not here: how a value is written (`unit`), and what a file may hold (`said`).
+
+mod check;
+mod client;
+mod health;
+mod limit;
+mod listener;
+mod log;
+mod network;
+mod route;
+mod unbuilt;
+mod upstream;
+
+use check::Names;
+
+use crate::fault::Collector;
+use crate::said::File;
+use crate::secret::Around;
+use crate::used::Config;
+
+/// The whole configuration; `None` when a fault makes it useless.
+pub(crate) fn build(
+    file: &File,
+    hash: String,
+    around: &Around<'_>,
+    faults: &mut Collector,
+) -> Option<Config> {
+    let egress_names = Names::new("egress", file.egress.items().iter().map(|item| &item.value.name), faults);
+    let upstream_names =
+        Names::new("upstream", file.upstreams.items().iter().map(|item| &item.value.name), faults);
+    let client_names = Names::new("client", file.clients.items().iter().map(|item| &item.value.name), faults);
+    let filter_names = Names::new("filter", file.filters.items().iter().map(|item| &item.value.name), faults);
+
+    let node = listener::node(&file.node, around, faults);
+    let listen = listener::listen(&file.listen, around, faults);
+    let admin = listener::admin(&file.admin, around, faults);
+    listener::apart(file, &listen, &admin, faults);
+    let dns = network::dns(&file.dns, faults);
+    let egress = network::egress(&file.egress, around, faults);
+    let upstreams = upstream::upstreams(&file.upstreams, &egress_names, around, faults);
+    let routes = route::routes(&file.routes, &upstream_names, &filter_names, faults);
+    let clients = client::clients(&file.clients, faults);
+    let node_limit = limit::node(&file.limits, faults);
+    let log = log::log(&file.log, faults);
+
+    health::refuse(&file.health, faults);
+    unbuilt::store(&file.store, faults);
+    unbuilt::auth(&file.auth, &client_names, faults);
+    unbuilt::filters(&file.filters, faults);
+    unbuilt::batch(&file.batch, faults);
+    unbuilt::conversations(&file.conversations, faults);
+    unbuilt::prices(&file.prices, faults);
+    unbuilt::tracing(&file.tracing, faults);
+
+    let clients = if file.clients.key().is_some() { Some(clients?) } else { None };
+    Some(Config {
+        node,
+        listen,
+        admin,
+        dns,
+        egress: egress?,
+        upstreams: upstreams?,
+        routes: routes?,
+        clients,
+        node_limit,
+        log,
+        hash,
+    })
+}

@@ -1,0 +1,155 @@
+//! `routes:`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tidegate_router::glob::Glob;
+
+use super::check::{
+    self, Names, count, number, only_false, refuse, repeated, share, time, unbuilt, unbuilt_list,
+};
+use super::limit;
+use crate::fault::{Collector, quote};
+use crate::read::{Item, Said};
+use crate::said::route;
+use crate::unit::{Text, Time};
+use crate::used;
+
+pub(super) fn routes(
+    said: &Said<Vec<Item<route::Route>>>,
+    upstreams: &Names<'_>,
+    filters: &Names<'_>,
+    faults: &mut Collector,
+) -> Option<Vec<used::Route>> {
+    let (items, place) = said.at()?;
+    if items.is_empty() {
+        faults.fault(place, "no route: every request would be refused");
+    }
+    covered(items, faults);
+    let mut seen = HashMap::new();
+    let all: Vec<_> =
+        items.iter().map(|item| one(&item.value, upstreams, filters, &mut seen, faults)).collect();
+    all.into_iter().collect()
+}
+
+fn one(
+    said: &route::Route,
+    upstreams: &Names<'_>,
+    filters: &Names<'_>,
+    seen: &mut HashMap<String, usize>,
+    faults: &mut Collector,
+) -> Option<used::Route> {
+    refuse_unbuilt(said, upstreams, filters, faults);
+    let mut to = Vec::new();
+    if let Some((items, place)) = said.to.at() {
+        if items.is_empty() {
+            faults.fault(place, "no upstream: a route goes to at least one");
+        }
+        for (index, item) in items.iter().enumerate() {
+            repeated(items, index, faults);
+            to.extend(upstreams.find(&item.value.0, item.place, faults));
+        }
+    }
+    let retry = retry(&said.retry, faults);
+    let (model, place) = said.r#match.get()?.model.at()?;
+    check::glob(model, place, faults);
+    let Text(model) = model;
+    let times = seen.entry(model.clone()).and_modify(|times| *times += 1).or_insert(1);
+    let name = if *times == 1 { model.clone() } else { format!("{model}#{times}") };
+    Some(used::Route { name, model: Glob::new(model), to, retry })
+}
+
+fn retry(said: &Said<route::Retry>, faults: &mut Collector) -> used::Retry {
+    let unsaid = route::Retry::default();
+    let said = said.get().unwrap_or(&unsaid);
+    let unsaid = route::Backoff::default();
+    let backoff = said.backoff.get().unwrap_or(&unsaid);
+    let attempts = count(&said.attempts, "attempts", 1..=20, 3, faults);
+    let initial = time(&backoff.initial, "initial", Duration::from_millis(100), faults);
+    let max = time(&backoff.max, "max", Duration::from_secs(10).max(initial), faults);
+    if let Some((_, place)) = backoff.max.at()
+        && max < initial
+    {
+        faults.fault(
+            place,
+            "`max` is shorter than `initial`: waits grow from `initial` (100ms if unsaid) to `max`",
+        );
+    }
+    used::Retry {
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        initial,
+        factor: number(&backoff.factor, "factor", 1.0..=100.0, 2.0, faults),
+        max,
+        budget: share(&said.budget, "budget", 0.1, faults),
+    }
+}
+
+/// Warns of each route that an earlier one leaves nothing to. A pattern covers another exactly when it matches
+/// the other's text with every `*` replaced by a character no literal holds: only a `*` can take that one.
+fn covered(items: &[Item<route::Route>], faults: &mut Collector) {
+    let mut earlier: Vec<(Glob, usize)> = Vec::new();
+    for item in items {
+        let Some((Text(model), place)) = item.value.r#match.get().and_then(|said| said.model.at()) else {
+            continue;
+        };
+        let hardest = model.replace('*', "\u{1}");
+        if let Some((glob, line)) = earlier.iter().find(|(glob, _)| glob.matches(&hardest)) {
+            let text = format!(
+                "this route never matches: {} in line {line} comes first and takes all it could",
+                quote(glob.as_str())
+            );
+            faults.warn(place, text);
+        } else {
+            earlier.push((Glob::new(model), place.line));
+        }
+    }
+}
+
+fn refuse_unbuilt(said: &route::Route, upstreams: &Names<'_>, filters: &Names<'_>, faults: &mut Collector) {
+    unbuilt_list(&said.fallback, "fallback", faults);
+    for item in said.fallback.items() {
+        if let Some((Text(name), place)) = item.value.upstream.at() {
+            upstreams.find(name, place, faults);
+        }
+        if let Some(prompt) = item.value.prompt.get() {
+            count(&prompt.max_tokens, "max_tokens", 1..=1_000_000_000, 0, faults);
+            count(&prompt.keep_last_turns, "keep_last_turns", 1..=1_000_000, 0, faults);
+        }
+    }
+    unbuilt(&said.cache, "cache", faults);
+    if let Some(cache) = said.cache.get() {
+        time(&cache.ttl, "ttl", Duration::ZERO, faults);
+        check::size(&cache.max_size, "max_size", 1 << 30, 0, faults);
+    }
+    only_false(&said.shadow, "shadow", faults);
+    if let (Some(Time(wait)), Some(place)) = (said.early_commit.get(), said.early_commit.key())
+        && !wait.is_zero()
+    {
+        refuse(place, "early_commit", faults);
+    }
+    only_false(&said.resumable, "resumable", faults);
+    unbuilt(&said.hedge, "hedge", faults);
+    if let Some((Text(after), place)) = said.hedge.get().and_then(|hedge| hedge.after.at()) {
+        let percentile = after.strip_prefix('p').and_then(|p| p.parse::<u8>().ok());
+        let is_time = after.ends_with('s') && after.starts_with(|c: char| c.is_ascii_digit());
+        if !percentile.is_some_and(|p| (50..100).contains(&p)) && !is_time {
+            faults.fault(place, "`after` is p50 to p99, or a time such as 800ms");
+        }
+    }
+    only_false(&said.r#continue, "continue", faults);
+    unbuilt(&said.context, "context", faults);
+    if let Some(context) = said.context.get() {
+        count(&context.max_input_tokens, "max_input_tokens", 1..=1_000_000_000, 0, faults);
+        let summarizes =
+            context.overflow.get().is_some_and(|&overflow| overflow == route::Overflow::Summarize);
+        if let (true, None, Some((_, place))) = (summarizes, context.model.key(), context.overflow.at()) {
+            faults.fault(place, "`overflow: summarize` needs `model`, the one that summarizes");
+        }
+    }
+    unbuilt_list(&said.filters, "filters", faults);
+    for item in said.filters.items() {
+        filters.find(&item.value.0, item.place, faults);
+    }
+    unbuilt_list(&said.limits, "limits", faults);
+    limit::inner(&said.limits, "a route's own", faults);
+}

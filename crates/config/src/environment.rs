@@ -66,7 +66,13 @@ pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The operating system's words without its number: "no such file or directory".
+/// Why a file cannot be read, in the words an operator uses.
 pub(crate) fn cause(error: &io::Error) -> String {
-    error.kind().to_string()
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        io::ErrorKind::FileTooLarge => "it is over 4 MiB".to_owned(),
+        kind => kind.to_string(),
+    }
 }

@@ -193,7 +193,7 @@ pub(crate) fn meant<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
     if word.len() > LENGTH_MAX {
         return None;
     }
-    let near_enough = 1 + word.chars().count() / 4;
+    let near_enough = (word.chars().count() + 2) / 4;
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))

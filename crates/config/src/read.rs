@@ -74,12 +74,14 @@ pub(crate) struct Table<T>(pub(crate) Vec<(Item<String>, Item<T>)>);
 impl<T: Read> Read for Vec<Item<T>> {
     fn read(node: &Node, faults: &mut Collector) -> Option<Self> {
         match &node.kind {
-            Kind::List(nodes) => Some(
-                nodes
-                    .iter()
-                    .filter_map(|node| Some(Item { place: node.place, value: T::read(node, faults)? }))
-                    .collect(),
-            ),
+            Kind::List(nodes) => {
+                let read = |node: &std::sync::Arc<Node>| {
+                    Some(Item { place: node.place, value: T::read(node, faults)? })
+                };
+                let items: Vec<_> = nodes.iter().filter_map(read).collect();
+                // A list of nothing but faults is no empty list: whoever asks for an entry would complain twice.
+                (nodes.is_empty() || !items.is_empty()).then_some(items)
+            }
             _ => mismatch(node, faults, "a list (`[a, b]`, or a line `- a` for each)"),
         }
     }

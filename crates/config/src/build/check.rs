@@ -97,21 +97,28 @@ pub(crate) fn count(
 
 /// A time that may be 0s, or the default.
 pub(crate) fn wait(said: &Said<Time>, key: &str, default: Duration, faults: &mut Collector) -> Duration {
-    let Some((&Time(time), place)) = said.at() else { return default };
-    if time <= TIME_MAX {
-        return time;
-    }
-    faults.fault(place, format!("`{key}` is over 24h: 0s to 24h is meant"));
-    default
+    within(said, key, Duration::ZERO, default, faults)
 }
 
 /// A time over 0s, or the default.
 pub(crate) fn time(said: &Said<Time>, key: &str, default: Duration, faults: &mut Collector) -> Duration {
-    if let Some((Time(Duration::ZERO), place)) = said.at() {
-        faults.fault(place, format!("`{key}` is 0: 1ms to 24h is meant"));
-        return default;
+    within(said, key, Duration::from_millis(1), default, faults)
+}
+
+fn within(
+    said: &Said<Time>,
+    key: &str,
+    least: Duration,
+    default: Duration,
+    faults: &mut Collector,
+) -> Duration {
+    let Some((&Time(time), place)) = said.at() else { return default };
+    if (least..=TIME_MAX).contains(&time) {
+        return time;
     }
-    wait(said, key, default, faults)
+    let what = if time < least { "0" } else { "over 24h" };
+    faults.fault(place, format!("`{key}` is {what}: {}ms to 24h is meant", least.as_millis()));
+    default
 }
 
 /// A size over 0, or the default.

@@ -14,7 +14,7 @@ pub(super) fn log(said: &Said<log::Log>, faults: &mut Collector) -> used::Log {
         if item.value.0.is_match("") {
             faults.fault(
                 item.place,
-                "this pattern matches nothing at all, too: every line would be redacted to pieces",
+                "this pattern matches the empty text, too, so it would redact between all letters",
             );
         }
     }

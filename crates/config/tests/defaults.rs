@@ -1,0 +1,58 @@
+//! What a file that says nothing means.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says where")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidegate_config::{Http2, Level, Purpose, Way, parse};
+
+const SHORTEST: &str =
+    "upstreams: [{name: u, base_url: 'https://u/v1'}]\nroutes: [{match: {model: m}, to: [u]}]\n";
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let config = parse("f", SHORTEST.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
+    assert_eq!((config.node.name.as_str(), config.node.zone.as_str()), ("tidegate-0", ""));
+
+    assert_eq!(config.listen.address.to_string(), "0.0.0.0:8080");
+    assert!(config.listen.tls.is_none() && config.listen.trusted_proxies.is_empty());
+    assert_eq!((config.listen.max_body, config.listen.max_connections), (16 * 1024 * 1024, 10_000));
+    assert_eq!(config.listen.drain_grace, Duration::from_secs(5));
+    assert_eq!(config.listen.drain_timeout, Duration::from_secs(60));
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:9090");
+    assert!(config.admin.token.is_none() && config.dns.hosts.is_empty() && config.clients.is_none());
+
+    let [direct] = config.egress.as_slice() else { panic!("direct alone") };
+    assert!(direct.name == "direct" && matches!(direct.way, Way::Direct));
+
+    let [upstream] = config.upstreams.as_slice() else { panic!("one upstream") };
+    assert!(upstream.keys.is_empty() && upstream.ca_pem.is_none());
+    assert_eq!((upstream.egress.as_slice(), upstream.max_in_flight), ([0].as_slice(), 1000));
+    let timeouts = upstream.timeouts;
+    assert_eq!(
+        [timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.total, timeouts.stream_total],
+        [5, 60, 30, 120, 600].map(Duration::from_secs)
+    );
+    let pool = upstream.pool;
+    assert_eq!((pool.max_idle, pool.max_connections, pool.http2), (20, 100, Http2::Auto));
+
+    let [route] = config.routes.as_slice() else { panic!("one route") };
+    assert_eq!(route.to, [0]);
+    let retry = route.retry;
+    assert_eq!((retry.attempts, retry.factor, retry.budget), (3, 2.0, 0.1));
+    assert_eq!((retry.initial, retry.max), (Duration::from_millis(100), Duration::from_secs(10)));
+
+    let limit = config.node_limit;
+    assert_eq!((limit.in_flight, limit.queue, limit.queue_timeout), (1000, 100, Duration::from_secs(1)));
+    assert!(config.log.level == Level::Info && config.log.redact.is_empty());
+    assert_eq!(config.hash.len(), 16);
+}
+
+#[test]
+fn the_host_names_the_node_and_the_bytes_name_the_file() {
+    let host: BTreeMap<String, String> = [("HOSTNAME".to_owned(), "pod-7".to_owned())].into();
+    let one = parse("f", SHORTEST.as_bytes(), &host, Purpose::Serve).unwrap().config;
+    let other = parse("f", format!("{SHORTEST}#\n").as_bytes(), &host, Purpose::Serve).unwrap().config;
+    assert_eq!(one.node.name, "pod-7");
+    assert_ne!(one.hash, other.hash);
+}

@@ -16,6 +16,7 @@ mod unbuilt;
 mod upstream;
 
 use check::Names;
+pub use check::is_label;
 
 use crate::fault::Collector;
 use crate::said::File;

@@ -186,8 +186,8 @@ fn holds_key(text: &str, prefix: &str, body_min: usize) -> bool {
     })
 }
 
-/// The candidate nearest to `word`, if one is near enough to be meant.
-pub(crate) fn meant<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// The candidate nearest to `word`, if one is near enough to be what was meant: about one slip in four characters.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A longer word than any name of ours is no typing slip, and comparing it would be slow.
     const LENGTH_MAX: usize = 64;
     if word.len() > LENGTH_MAX {
@@ -214,7 +214,7 @@ pub(crate) fn listed<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Collector, Place, listed, looks_secret, meant, quote};
+    use super::{Collector, Place, listed, looks_secret, nearest, quote};
 
     #[test]
     fn secrets_are_seen_and_names_are_left_alone() {
@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_offered_only_when_near() {
-        assert_eq!(meant("tiemouts", ["timeouts", "tls"]), Some("timeouts"));
-        assert_eq!(meant("zebra", ["timeouts", "tls"]), None);
+        assert_eq!(nearest("tiemouts", ["timeouts", "tls"]), Some("timeouts"));
+        assert_eq!(nearest("zebra", ["timeouts", "tls"]), None);
         assert_eq!(listed(["a", "b", "c"]), "a, b and c");
     }
 

@@ -21,8 +21,9 @@ pub mod used;
 
 use std::path::Path;
 
+pub use build::is_label;
 pub use environment::{Environment, Process};
-pub use fault::{Fault, Faults, Place};
+pub use fault::{Fault, Faults, Place, nearest};
 pub use key::hash_key;
 pub use schema::schema;
 pub use used::*;

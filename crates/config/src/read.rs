@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::fault::{Collector, Place, listed, meant, quote};
+use crate::fault::{Collector, Place, listed, nearest, quote};
 use crate::tree::{Entry, Kind, Node, Scalar};
 
 /// Takes one value, or reports why it cannot and answers `None`.
@@ -138,7 +138,7 @@ pub(crate) fn mismatch<T>(node: &Node, faults: &mut Collector, due: &str) -> Opt
 
 /// Reports a key the section does not have, with the one that is meant, or all there are.
 pub(crate) fn unknown_key(entry: &Entry, section: &str, keys: &[&'static str], faults: &mut Collector) {
-    let text = match meant(&entry.key, keys.iter().copied()) {
+    let text = match nearest(&entry.key, keys.iter().copied()) {
         Some(key) => format!("unknown key {}: did you mean `{key}`?", quote(&entry.key)),
         None => format!("unknown key {}: {section} has {}", quote(&entry.key), listed(keys.iter().copied())),
     };
@@ -253,7 +253,7 @@ macro_rules! words {
                 match &*scalar.text {
                     $($word => Some(Self::$variant),)*
                     other => {
-                        let text = match $crate::fault::meant(other, Self::WORDS.iter().copied()) {
+                        let text = match $crate::fault::nearest(other, Self::WORDS.iter().copied()) {
                             Some(word) => format!("unknown word {}: did you mean `{word}`?", scalar.quoted()),
                             None => format!("unknown word {}: write {}", scalar.quoted(), due()),
                         };

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use crate::Purpose;
 use crate::environment::{Environment, cause};
 use crate::expand::is_name;
-use crate::fault::{Collector, Place, meant, quote};
+use crate::fault::{Collector, Place, nearest, quote};
 use crate::read::{Read, Said, mapping, mismatch, said};
 use crate::tree::{Kind, Node, SECRET_IN_CLEAR};
 use crate::unit::Text;
@@ -99,7 +99,7 @@ impl Read for Secret {
             }
             // The key itself is not shown: `{hunter2}` is a section with the key `hunter2`.
             other => {
-                let text = match meant(other, KINDS) {
+                let text = match nearest(other, KINDS) {
                     Some(kind) => format!("unknown key: did you mean `{kind}`?"),
                     None => format!("unknown key: {DUE} is due"),
                 };

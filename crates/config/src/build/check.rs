@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::fault::{Collector, Place, listed, meant, quote};
+use crate::fault::{Collector, Place, listed, nearest, quote};
 use crate::read::{Item, Said};
 use crate::unit::{Count, Flag, Number, Percent, Rate, Size, Text, Time};
 
@@ -63,7 +63,7 @@ impl<'f> Names<'f> {
     pub(crate) fn unknown(&self, name: &str, more: &[&str]) -> String {
         let known = || more.iter().copied().chain(self.names.iter().copied().flatten());
         let kind = self.kind;
-        match (meant(name, known()), known().next()) {
+        match (nearest(name, known()), known().next()) {
             (Some(near), _) => format!("unknown {kind} {}: did you mean {}?", quote(name), quote(near)),
             (None, Some(_)) => format!("unknown {kind} {}: the file has {}", quote(name), listed(known())),
             (None, None) => format!("unknown {kind} {}: the file has none", quote(name)),
@@ -71,8 +71,10 @@ impl<'f> Names<'f> {
     }
 }
 
-/// What can stand in a header, a metric label and a path name (`upstream@egress`) alike.
-pub(crate) fn is_label(text: &str) -> bool {
+/// Whether this can be the name of a node, an upstream, an egress or a client: 1 to 64 ASCII letters, digits, `.`,
+/// `_` and `-`, so that it can stand in a header, a metric label and a path name (`upstream@egress`) alike.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 

@@ -11,6 +11,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::fault::{Collector, Place, listed, nearest, quote};
 use crate::tree::{Entry, Kind, Node, Scalar};
 
+/// Some lists are compared entry with entry; at this length that still takes no time anyone notices.
+const LIST_MAX: usize = 5000;
+
 /// Takes one value, or reports why it cannot and answers `None`.
 pub(crate) trait Read: Sized {
     fn read(node: &Node, faults: &mut Collector) -> Option<Self>;
@@ -74,6 +77,10 @@ pub(crate) struct Table<T>(pub(crate) Vec<(Item<String>, Item<T>)>);
 impl<T: Read> Read for Vec<Item<T>> {
     fn read(node: &Node, faults: &mut Collector) -> Option<Self> {
         match &node.kind {
+            Kind::List(nodes) if nodes.len() > LIST_MAX => {
+                faults.fault(node.place, format!("more than {LIST_MAX} entries in one list"));
+                None
+            }
             Kind::List(nodes) => {
                 let read = |node: &std::sync::Arc<Node>| {
                     Some(Item { place: node.place, value: T::read(node, faults)? })

@@ -115,6 +115,12 @@ fn a_file_of_nothing_but_faults_is_told_in_bounds() {
 }
 
 #[test]
+fn a_list_has_an_end() {
+    let text = format!("upstreams: [{}]\nroutes: []\n", "a,".repeat(5001));
+    assert!(read(text.as_bytes()).starts_with("f:1:12: more than 5000 entries in one list"));
+}
+
+#[test]
 fn long_words_are_cut() {
     let told = read(format!("{}: 1\n", "k".repeat(900)).as_bytes());
     assert!(told.contains(&format!("unknown key `{}...`", "k".repeat(48))));

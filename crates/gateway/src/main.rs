@@ -1,2 +1,35 @@
-//! tidegate
-fn main() {}
+//! Tidegate: a high-availability gateway for OpenAI-compatible APIs.
+//!
+//! This crate holds all client and upstream sockets. A request's life is in `request`, what it runs by in
+//! `gateway`, start and end of a node in `node`; the commands are in `cli`.
+
+mod admin;
+mod answer;
+mod cli;
+mod clock;
+mod demo;
+mod drain;
+mod error;
+mod gateway;
+mod headers;
+mod listener;
+mod log;
+mod metrics;
+mod node;
+mod patient;
+mod request;
+mod tls;
+mod upstream;
+mod worker;
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[cfg(all(feature = "mimalloc", not(feature = "jemalloc")))]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -1,0 +1,77 @@
+//! `tidegate serve`: runs a node until it is told to go.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tidegate_config::Purpose;
+use tidegate_config::used::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::{self, Format};
+use crate::node::Node;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  tidegate serve --config tidegate.yaml\n  TIDEGATE_CONFIG=/etc/tidegate/tidegate.yaml tidegate serve --log-format json\n\nSIGTERM drains: unready at once, new connections for listen.drain_grace, running requests for listen.drain_timeout.\nA second signal shortens that to 5 s."
+)]
+pub struct Args {
+    /// The configuration
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", default_value = "tidegate.yaml")]
+    config: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: Args, format: Option<Format>) -> ExitCode {
+    let loaded = match tidegate_config::load(&args.config, Purpose::Serve) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            let _ = writeln!(std::io::stderr().lock(), "{faults}");
+            return ExitCode::from(2);
+        }
+    };
+    let prepared = prepare(&loaded.config, format);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let result = prepared.and_then(|runtime| runtime.block_on(serve(loaded.config)));
+    log::flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "tidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What every command that runs a node sets up once: the log, TLS, the control thread's runtime.
+pub fn prepare(config: &Config, format: Option<Format>) -> anyhow::Result<tokio::runtime::Runtime> {
+    log::install(Format::or_default(format), &config.log)?;
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn({
+        let (first, second) = (first.clone(), second.clone());
+        async move {
+            for token in [first, second] {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                token.cancel();
+            }
+        }
+    });
+    let node = Node::start(config, crate::metrics::install()?).await?;
+    tracing::info!(address = %node.address, admin = %node.admin_address, "listening");
+    node.run(first, second).await;
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! What a node runs by: one value built whole from the configuration and shared by all workers.
+//!
+//! Owns the paths with their pools, the routes with their budgets, the client table and the node's
+//! admission. Building it is the only wiring; nothing here waits.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::HeaderValue;
+use tidegate_config::used::{self, Config};
+use tidegate_router::backoff::Backoff;
+use tidegate_router::budget::Budget;
+use tidegate_router::plan::{Candidate, Rules};
+use tokio::time::Instant;
+
+use crate::drain::Drain;
+use crate::metrics::{Metrics, PathMetrics};
+use crate::request::admit::Admission;
+use crate::upstream::connector::Connector;
+use crate::upstream::dns::Resolver;
+use crate::upstream::pool::Pool;
+use crate::upstream::{Path, Upstream, tls};
+
+/// One node's state.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The file, checked.
+    pub config: Config,
+    /// Every upstream over every egress it may use.
+    pub paths: Vec<Arc<Path>>,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
+    /// SHA-256 of a key to the client's index; `None`: anyone may call.
+    pub clients: Option<HashMap<[u8; 32], usize>>,
+    /// Places for running requests.
+    pub admission: Arc<Admission>,
+    /// Series.
+    pub metrics: Metrics,
+    /// Whether this node is going away.
+    pub drain: Drain,
+    /// When it started, for the status page.
+    pub started: std::time::SystemTime,
+}
+
+/// One route at run time.
+#[derive(Debug)]
+pub struct Route {
+    /// Its part of the configuration.
+    pub config: used::Route,
+    /// Its paths in the order of the file: upstream by upstream, each over its egresses.
+    pub candidates: Vec<Candidate>,
+    /// When to try again.
+    pub rules: Rules,
+    /// How often. A few counters behind a lock that is never held across an await.
+    pub budget: Mutex<Budget>,
+    /// The longest among its upstreams.
+    pub total: Duration,
+    /// The longest among its upstreams.
+    pub stream_total: Duration,
+}
+
+impl Gateway {
+    /// The error says which part of the configuration cannot be used and why.
+    pub fn new(config: Config) -> Result<Self, String> {
+        let dns = Arc::new(Resolver::new(config.dns.hosts.clone()));
+        let mut paths: Vec<Arc<Path>> = Vec::new();
+        let mut candidates_of: Vec<Vec<Candidate>> = Vec::new();
+        for (index, said) in config.upstreams.iter().enumerate() {
+            let upstream = Arc::new(Upstream::new(said.clone())?);
+            let in_upstream = |e: String| format!("upstream `{}`: {e}", said.name);
+            let tls = tls::client_config(said.ca_pem.as_deref(), said.pool.http2).map_err(in_upstream)?;
+            let mut candidates = Vec::new();
+            for egress_index in &said.egress {
+                let egress =
+                    config.egress.get(*egress_index).ok_or_else(|| in_upstream("no such egress".into()))?;
+                let name = format!("{}@{}", said.name, egress.name);
+                let header = HeaderValue::from_str(&name)
+                    .map_err(|_| in_upstream("its name or its egress's cannot stand in a header".into()))?;
+                let connector = Connector::new(
+                    &said.base_url,
+                    Arc::clone(&tls),
+                    egress.way.clone(),
+                    said.pool.http2,
+                    Arc::clone(&dns),
+                )
+                .map_err(in_upstream)?;
+                let pool = Pool::new(connector, said.pool.max_idle, said.pool.max_connections);
+                candidates.push(Candidate { path: paths.len(), upstream: index, egress: *egress_index });
+                paths.push(Arc::new(Path {
+                    header,
+                    metrics: PathMetrics::new(&name, &config.routes),
+                    name,
+                    upstream: Arc::clone(&upstream),
+                    pool: Arc::new(pool),
+                    in_flight: AtomicUsize::new(0),
+                }));
+            }
+            candidates_of.push(candidates);
+        }
+        let now = Instant::now().into_std();
+        let routes = config.routes.iter().map(|route| {
+            let timeouts = route.to.iter().filter_map(|u| config.upstreams.get(*u)).map(|u| u.timeouts);
+            let retry = route.retry;
+            Route {
+                candidates: route
+                    .to
+                    .iter()
+                    .filter_map(|u| candidates_of.get(*u))
+                    .flatten()
+                    .copied()
+                    .collect(),
+                rules: Rules {
+                    attempts: retry.attempts,
+                    backoff: Backoff { initial: retry.initial, factor: retry.factor, max: retry.max },
+                },
+                budget: Mutex::new(Budget::new(retry.budget, now)),
+                total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
+                stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
+                config: route.clone(),
+            }
+        });
+        let clients = config
+            .clients
+            .as_ref()
+            .map(|list| list.iter().enumerate().map(|(index, client)| (client.key_sha256, index)).collect());
+        let metrics = Metrics::new(&config);
+        Ok(Self {
+            routes: routes.collect(),
+            clients,
+            admission: Arc::new(Admission::new(config.node_limit, metrics.queued.clone())),
+            metrics,
+            drain: Drain::default(),
+            started: crate::clock::wall(),
+            paths,
+            config,
+        })
+    }
+
+    /// The first route that takes `model`, by index.
+    pub fn route_of(&self, model: &str) -> Option<usize> {
+        self.config.routes.iter().position(|route| route.model.matches(model))
+    }
+
+    /// Whether a client (by index) may use `model`.
+    pub fn may_use(&self, client: Option<usize>, model: &str) -> bool {
+        let entry = client.and_then(|c| self.config.clients.as_ref()?.get(c));
+        entry.and_then(|c| c.models.as_ref()).is_none_or(|globs| globs.iter().any(|g| g.matches(model)))
+    }
+
+    /// Keeps the pools tidy for as long as the process lives.
+    pub async fn sweep(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tick.tick().await;
+            for path in &self.paths {
+                path.pool.sweep(Instant::now());
+                let (open, _) = path.pool.count();
+                path.metrics.connections.set(open as f64);
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The data plane's door: accepts connections, speaks TLS, and serves HTTP/1.1 and HTTP/2 on them.
+//!
+//! Owns the count of open connections: at `max_connections` it stops accepting, so that the rest wait in the
+//! kernel's queue or go to another node. Out of file descriptors it waits and goes on. Every wait for a
+//! client has a bound: handshake, request head, and a write that the client does not take.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+use crate::gateway::Gateway;
+use crate::patient::Patient;
+use crate::request;
+use crate::tls::Certificate;
+use crate::worker::{Accepted, Workers};
+
+/// Time for a TLS handshake, and for the first request's head.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing of its answer for this long is gone (nginx's `send_timeout`).
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Room for the largest head we answer properly ourselves, and some more.
+const READ_BUFFER_MAX: usize = 64 * 1024;
+/// Wait when the process has no file descriptor left.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+const STREAMS_MAX: u32 = 250;
+
+/// Binds the listening socket. The error names the address.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let context = |e: io::Error| anyhow::anyhow!("cannot listen on {address}: {e}");
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)
+        .map_err(context)?;
+    socket.set_reuse_address(true).map_err(context)?;
+    socket.set_nonblocking(true).map_err(context)?;
+    socket.bind(&address.into()).map_err(context)?;
+    socket.listen(4096).map_err(context)?;
+    TcpListener::from_std(socket.into()).map_err(context)
+}
+
+/// Accepts until the node closes its door.
+pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermit>, gateway: &Gateway) {
+    let room = Arc::new(Semaphore::new(gateway.config.listen.max_connections.min(Semaphore::MAX_PERMITS)));
+    let mut exhausted = false;
+    loop {
+        let next = async {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { std::future::pending().await };
+            (listener.accept().await, permit)
+        };
+        let (accepted, guard) = tokio::select! {
+            biased;
+            () = gateway.drain.closing.cancelled() => return,
+            next = next => next,
+        };
+        let connection = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        match connection {
+            Ok((stream, peer)) => {
+                exhausted = false;
+                workers.deal(Accepted { stream, peer, guard }).await;
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    tracing::error!(%error, "cannot accept connections; raise the limit of open files or lower listen.max_connections");
+                }
+                tokio::time::sleep(EXHAUSTED_WAIT).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Serves one connection to its end.
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    certificate: Option<Arc<Certificate>>,
+    accepted: Accepted<OwnedSemaphorePermit>,
+) {
+    let Accepted { stream, peer, guard } = accepted;
+    let _open = Open::count(&gateway);
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    // Without it an event waits for the client's acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let stream = Patient::new(stream, WRITE_TIMEOUT);
+    match certificate {
+        None => http(gateway, peer, stream).await,
+        Some(certificate) => {
+            let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Ok(stream)) => http(gateway, peer, stream).await,
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
+                Err(_) => tracing::debug!(%peer, "tls handshake took too long"),
+            }
+        }
+    }
+    drop(guard);
+}
+
+async fn http<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(READ_BUFFER_MAX).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let shared = Arc::clone(&gateway);
+    let service = service_fn(move |incoming| {
+        let gateway = Arc::clone(&shared);
+        async move { Ok::<_, std::convert::Infallible>(request::handle(gateway, peer, incoming).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let closing = gateway.drain.closing.cancelled();
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+struct Open(metrics::Gauge);
+
+impl Open {
+    fn count(gateway: &Gateway) -> Self {
+        let gauge = gateway.metrics.connections.clone();
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}

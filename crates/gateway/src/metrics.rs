@@ -1,0 +1,287 @@
+//! Prometheus series, by the names of the public interface.
+//!
+//! Handles are made once per route, path, model and client and kept, so that a request only adds to atomics.
+//! Label values come from the configuration or a fixed list; models are the first 100 seen, then `other`.
+//! Histograms hold their samples until the upkeep task folds them into buckets, scraped or not.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tidegate_config::used::Config;
+use tidegate_router::outcome::Class;
+use tidegate_wire::answer::Usage;
+
+/// How often samples are folded into buckets; bounds the memory they take between scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+const MODELS_MAX: usize = 100;
+const OTHER: &str = "other";
+/// Latencies from a cache hit to a long generation.
+const SECONDS: [f64; 18] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
+    120.0,
+];
+const OVERHEAD_SECONDS: [f64; 12] =
+    [0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+/// Labels of `requests_total{status}`, in the order of `Series::requests`.
+const STATUSES: [&str; 5] = ["success", "client_error", "limited", "upstream_error", "error"];
+const CLASSES: [Class; 13] = [
+    Class::Connect,
+    Class::Tls,
+    Class::Dns,
+    Class::Proxy,
+    Class::Timeout,
+    Class::ServerError,
+    Class::BadResponse,
+    Class::Cut,
+    Class::RateLimited,
+    Class::Quota,
+    Class::Auth,
+    Class::ModelNotFound,
+    Class::Busy,
+];
+
+/// Installs the process's recorder. Once per process; the error says that there is one already.
+pub fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("tidegate_overhead_seconds".into()), &OVERHEAD_SECONDS)?
+        .install_recorder()?;
+    describe_counter!("tidegate_requests_total", "Client requests by how they ended");
+    describe_counter!("tidegate_upstream_requests_total", "Attempts by path and outcome");
+    describe_counter!("tidegate_api_errors_total", "Failed attempts by type and path");
+    describe_counter!("tidegate_failovers_total", "Requests that went from one path to another");
+    describe_counter!("tidegate_retries_total", "Repeated attempts: won gave the answer, lost failed too");
+    describe_counter!("tidegate_tokens_total", "Tokens as the upstreams counted them");
+    describe_counter!("tidegate_malformed_events_total", "Stream events that were not JSON and were dropped");
+    describe_counter!("tidegate_log_lines_dropped_total", "Log lines lost because stderr did not keep up");
+    describe_histogram!(
+        "tidegate_http_request_duration_seconds",
+        "From the first byte in to the last byte out"
+    );
+    describe_histogram!(
+        "tidegate_overhead_seconds",
+        "Time spent in the gateway itself, upstream waits excluded"
+    );
+    describe_histogram!(
+        "tidegate_time_to_first_token_seconds",
+        "From the first byte in to the first content"
+    );
+    describe_gauge!("tidegate_in_flight_requests", "Requests being worked on");
+    describe_gauge!("tidegate_queued_requests", "Requests waiting for a place on this node");
+    describe_gauge!("tidegate_active_streams", "Streams being relayed");
+    describe_gauge!("tidegate_connections", "Client connections");
+    describe_gauge!("tidegate_upstream_connections", "Open connections of a path");
+    describe_gauge!("tidegate_config_last_reload_successful", "1 when the file on disk is the one in force");
+    describe_gauge!(
+        "tidegate_config_last_reload_timestamp_seconds",
+        "When the configuration in force was loaded"
+    );
+    describe_gauge!("tidegate_build_info", "Version and configuration of this node");
+    Ok(handle)
+}
+
+/// Folds histogram samples for as long as the process lives.
+pub async fn upkeep(handle: PrometheusHandle) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        handle.run_upkeep();
+    }
+}
+
+/// Series of the node as a whole, and the tables of the rest.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Requests being worked on.
+    pub in_flight: Gauge,
+    /// Requests waiting for a place.
+    pub queued: Gauge,
+    /// Streams being relayed.
+    pub streams: Gauge,
+    /// Client connections.
+    pub connections: Gauge,
+    /// Gateway time per request.
+    pub overhead: Histogram,
+    routes: Vec<String>,
+    clients: Vec<String>,
+    models: RwLock<HashMap<String, usize>>,
+    series: RwLock<HashMap<SeriesKey, Arc<Series>>>,
+}
+
+/// Indices of route, client and model; `usize::MAX` stands for none.
+type SeriesKey = (usize, usize, usize);
+
+/// Counters of one route, model and client.
+#[derive(Debug)]
+pub struct Series {
+    requests: [Counter; STATUSES.len()],
+    prompt: Counter,
+    completion: Counter,
+    cached: Counter,
+    /// Plain, then streamed.
+    duration: [Histogram; 2],
+}
+
+impl Metrics {
+    /// Registers the series of `config`.
+    pub fn new(config: &Config) -> Self {
+        gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION"), "config_hash" => config.hash.clone())
+            .set(1.0);
+        gauge!("tidegate_config_last_reload_successful").set(1.0);
+        gauge!("tidegate_config_last_reload_timestamp_seconds").set(crate::clock::unix_seconds());
+        Self {
+            in_flight: gauge!("tidegate_in_flight_requests"),
+            queued: gauge!("tidegate_queued_requests"),
+            streams: gauge!("tidegate_active_streams"),
+            connections: gauge!("tidegate_connections"),
+            overhead: histogram!("tidegate_overhead_seconds"),
+            routes: config.routes.iter().map(|r| r.name.clone()).collect(),
+            clients: config.clients.iter().flatten().map(|c| c.name.clone()).collect(),
+            models: RwLock::default(),
+            series: RwLock::default(),
+        }
+    }
+
+    /// The counters of a request; made on first use.
+    pub fn series(&self, route: Option<usize>, client: Option<usize>, model: Option<&str>) -> Arc<Series> {
+        let key = (
+            route.unwrap_or(usize::MAX),
+            client.unwrap_or(usize::MAX),
+            model.map_or(usize::MAX, |m| self.model_index(m)),
+        );
+        if let Some(series) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Arc::clone(series);
+        }
+        let route = self.routes.get(key.0).cloned().unwrap_or_default();
+        let client = self.clients.get(key.1).cloned().unwrap_or_default();
+        let model = match model {
+            Some(_) if key.2 == MODELS_MAX => OTHER.to_owned(),
+            Some(model) => model.to_owned(),
+            None => String::new(),
+        };
+        let tokens = |kind: &'static str| counter!("tidegate_tokens_total", "client" => client.clone(), "model" => model.clone(), "kind" => kind);
+        let duration = |stream: &'static str| histogram!("tidegate_http_request_duration_seconds", "route" => route.clone(), "stream" => stream);
+        let series = Arc::new(Series {
+            requests: STATUSES.map(|status| {
+                counter!(
+                    "tidegate_requests_total",
+                    "route" => route.clone(),
+                    "model" => model.clone(),
+                    "client" => client.clone(),
+                    "status" => status
+                )
+            }),
+            prompt: tokens("prompt"),
+            completion: tokens("completion"),
+            cached: tokens("cached"),
+            duration: [duration("false"), duration("true")],
+        });
+        let mut table = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(table.entry(key).or_insert(series))
+    }
+
+    /// Only a model that some route took gets here, yet a `*` route takes what clients invent: hence the cap.
+    fn model_index(&self, model: &str) -> usize {
+        if let Some(index) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
+            return *index;
+        }
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let next = models.len();
+        if next >= MODELS_MAX {
+            return models.get(model).copied().unwrap_or(MODELS_MAX);
+        }
+        *models.entry(model.to_owned()).or_insert(next)
+    }
+}
+
+impl Series {
+    /// A request ended.
+    pub fn ended(&self, status: &str, stream: bool, took: Duration, usage: Option<Usage>) {
+        if let Some((counter, _)) = self.requests.iter().zip(STATUSES).find(|(_, s)| *s == status) {
+            counter.increment(1);
+        }
+        let [plain, streamed] = &self.duration;
+        if stream { streamed } else { plain }.record(took.as_secs_f64());
+        if let Some(usage) = usage {
+            self.prompt.increment(usage.prompt);
+            self.completion.increment(usage.completion);
+            self.cached.increment(usage.cached);
+        }
+    }
+}
+
+/// Series of one path.
+#[derive(Debug)]
+pub struct PathMetrics {
+    ok: Counter,
+    by_class: Vec<(Counter, Counter)>,
+    /// Events dropped because they were not JSON.
+    pub malformed: Counter,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Time to first content, per route by index.
+    pub ttft: Vec<Histogram>,
+}
+
+impl PathMetrics {
+    /// Registers the series of the path `name`.
+    pub fn new(name: &str, routes: &[tidegate_config::used::Route]) -> Self {
+        let path = || name.to_owned();
+        let outcome =
+            |o: &'static str| counter!("tidegate_upstream_requests_total", "path" => path(), "outcome" => o);
+        Self {
+            ok: outcome("ok"),
+            by_class: CLASSES
+                .iter()
+                .map(|class| {
+                    let error_type = class.error_type();
+                    (
+                        outcome(class.outcome()),
+                        counter!("tidegate_api_errors_total", "type" => error_type, "path" => path()),
+                    )
+                })
+                .collect(),
+            malformed: counter!("tidegate_malformed_events_total", "path" => path()),
+            connections: gauge!("tidegate_upstream_connections", "path" => path()),
+            ttft: routes
+                .iter()
+                .map(|route| {
+                    histogram!("tidegate_time_to_first_token_seconds", "route" => route.name.clone(), "path" => path())
+                })
+                .collect(),
+        }
+    }
+
+    /// An attempt over this path ended, `None` being well.
+    pub fn attempt(&self, failure: Option<Class>) {
+        let Some(class) = failure else { return self.ok.increment(1) };
+        let series = CLASSES.iter().position(|c| *c == class).and_then(|at| self.by_class.get(at));
+        if let Some((outcomes, errors)) = series {
+            outcomes.increment(1);
+            errors.increment(1);
+        }
+    }
+
+    /// A stream broke after its first content: the attempt was counted as `ok` then, and as `cut` now.
+    pub fn cut_after_commit(&self) {
+        self.attempt(Some(Class::Cut));
+    }
+}
+
+/// A request left one path for another: rare, so registered as it happens.
+pub fn failover(route: &str, from: &str, to: &str) {
+    let (route, from, to) = (route.to_owned(), from.to_owned(), to.to_owned());
+    counter!("tidegate_failovers_total", "route" => route, "from" => from, "to" => to).increment(1);
+}
+
+/// A repeat on any path ended.
+pub fn retry(route: &str, won: bool) {
+    let outcome = if won { "won" } else { "lost" };
+    counter!("tidegate_retries_total", "route" => route.to_owned(), "outcome" => outcome).increment(1);
+}

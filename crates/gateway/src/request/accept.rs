@@ -1,0 +1,134 @@
+//! Step 1: a request id, a start, a guard that settles the request whatever happens.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+
+use crate::answer::Answer;
+use crate::error::GatewayError;
+use crate::gateway::Gateway;
+use crate::request::settle::{End, Settle};
+
+/// Longest request id taken over from a client.
+const REQUEST_ID_MAX: usize = 128;
+const BYPASS: HeaderValue = HeaderValue::from_static("bypass");
+
+/// A request that has an id and will be settled.
+pub struct Accepted {
+    /// The node.
+    pub gateway: Arc<Gateway>,
+    /// What is known of it so far; goes over to a body that outlives the handler.
+    pub settle: Option<Box<Settle>>,
+    /// Method, URL, headers.
+    pub head: Parts,
+    /// Taken by `read`.
+    pub body: Option<Incoming>,
+    request_id: HeaderValue,
+}
+
+/// Begins a request.
+pub fn accept(gateway: Arc<Gateway>, peer: SocketAddr, request: Request<Incoming>) -> Accepted {
+    let (head, body) = request.into_parts();
+    let request_id = head
+        .headers
+        .get("x-request-id")
+        .filter(|id| {
+            id.len() <= REQUEST_ID_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic) && !id.is_empty()
+        })
+        .cloned()
+        .unwrap_or_else(new_request_id);
+    let remote = client_address(peer.ip(), &head.headers, &gateway.config.listen.trusted_proxies);
+    let settle = Settle::begin(Arc::clone(&gateway), request_id.clone(), remote, &head);
+    Accepted { gateway, settle: Some(Box::new(settle)), head, body: Some(body), request_id }
+}
+
+impl Accepted {
+    /// Notes something about the request.
+    pub fn note(&mut self, write: impl FnOnce(&mut Settle)) {
+        if let Some(settle) = &mut self.settle {
+            write(settle);
+        }
+    }
+
+    /// The answer, with the headers every answer carries.
+    pub fn answer(mut self, mut response: Response<Answer>) -> Response<Answer> {
+        let status = response.status();
+        let headers = response.headers_mut();
+        headers.insert("x-request-id", self.request_id.clone());
+        headers.insert("x-tidegate-cache", BYPASS);
+        if let Some(settle) = &mut self.settle {
+            settle.status = status.as_u16();
+            headers.insert("x-tidegate-attempts", HeaderValue::from(settle.attempts));
+            if let Some(path) = &settle.path {
+                headers.insert("x-tidegate-path", path.header.clone());
+            }
+        }
+        match response.body_mut() {
+            // Settled when the body ends or is dropped.
+            Answer::Relay(relay) => relay.settle = self.settle.take(),
+            Answer::Passage(passage) => passage.settle = self.settle.take(),
+            Answer::Whole(_) => {
+                let client_fault = status.is_client_error();
+                self.note(|settle| {
+                    if settle.end == End::Running {
+                        settle.end = if client_fault { End::ClientError } else { End::Success };
+                    }
+                });
+            }
+        }
+        response
+    }
+
+    /// An answer of our own.
+    pub fn refuse(mut self, error: &GatewayError) -> Response<Answer> {
+        self.note(|settle| {
+            settle.end = End::Refused { status: error.request_status(), code: error.kind_and_code().1 };
+            settle.path = None;
+        });
+        self.answer(error.response().map(Answer::Whole))
+    }
+}
+
+fn new_request_id() -> HeaderValue {
+    HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).unwrap_or(BYPASS)
+}
+
+/// The rightmost address that is not a trusted proxy's: everything left of it is hearsay.
+fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
+    if trusted.is_empty() || !is_trusted(&peer) {
+        return peer;
+    }
+    let mut client = peer;
+    let lists: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
+    for hop in lists.iter().rev().flat_map(|list| list.rsplit(',')) {
+        let Ok(ip) = hop.trim().parse() else { break };
+        client = ip;
+        if !is_trusted(&ip) {
+            break;
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_addresses_are_believed_only_from_trusted_proxies() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "1.1.1.1, 203.0.113.7".parse().unwrap());
+        headers.append("x-forwarded-for", "10.0.0.2".parse().unwrap());
+        let ip = |s: &str| s.parse::<IpAddr>().unwrap();
+        assert_eq!(client_address(ip("10.0.0.1"), &headers, &trusted), ip("203.0.113.7"));
+        assert_eq!(client_address(ip("198.51.100.1"), &headers, &trusted), ip("198.51.100.1"));
+        assert_eq!(client_address(ip("10.0.0.1"), &HeaderMap::new(), &trusted), ip("10.0.0.1"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Step 4: a place among the requests this node runs at once.
+//!
+//! Beyond `in_flight` requests wait in a queue of bounded length and time; beyond that they are told to come
+//! back, quickly and without being parsed further.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use metrics::Gauge;
+use tidegate_config::used::NodeLimit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::GatewayError;
+use crate::request::accept::Accepted;
+use crate::request::read::Parsed;
+
+/// The node's places.
+#[derive(Debug)]
+pub struct Admission {
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    queue: usize,
+    queue_timeout: Duration,
+    queued: Gauge,
+}
+
+impl Admission {
+    /// `queued` shows how many wait.
+    pub fn new(limit: NodeLimit, queued: Gauge) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(limit.in_flight.min(Semaphore::MAX_PERMITS))),
+            waiting: AtomicUsize::new(0),
+            queue: limit.queue,
+            queue_timeout: limit.queue_timeout,
+            queued,
+        }
+    }
+
+    /// A place, given back when dropped. Cancel-safe: one who leaves the queue takes no place.
+    pub async fn enter(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let joined = self
+            .waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < self.queue).then_some(n + 1));
+        if joined.is_err() {
+            return Err(GatewayError::Overloaded);
+        }
+        let _waiting = Waiting::join(self);
+        match tokio::time::timeout(self.queue_timeout, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(GatewayError::Overloaded),
+        }
+    }
+}
+
+struct Waiting<'a>(&'a Admission);
+
+impl<'a> Waiting<'a> {
+    fn join(admission: &'a Admission) -> Self {
+        admission.queued.increment(1.0);
+        Self(admission)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.queued.decrement(1.0);
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A request that may run; its place is held by the settle guard.
+pub struct Admitted(pub Parsed);
+
+/// Waits for a place.
+pub async fn admit(accepted: &mut Accepted, parsed: Parsed) -> Result<Admitted, GatewayError> {
+    let place = accepted.gateway.admission.enter().await?;
+    accepted.note(|settle| settle.hold(place));
+    Ok(Admitted(parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_bounded_in_length_and_time() {
+        let limit = NodeLimit { in_flight: 1, queue: 1, queue_timeout: Duration::from_secs(1) };
+        let admission = Arc::new(Admission::new(limit, Gauge::noop()));
+        let place = admission.enter().await.unwrap();
+        let queued = tokio::spawn({
+            let admission = Arc::clone(&admission);
+            async move { admission.enter().await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        assert!(matches!(admission.enter().await, Err(GatewayError::Overloaded)), "the queue is full");
+        drop(place);
+        assert!(queued.await.unwrap().is_ok());
+        let _place = admission.enter().await.unwrap();
+        assert!(matches!(admission.enter().await, Err(GatewayError::Overloaded)), "waited for nothing");
+        assert_eq!(admission.waiting.load(Ordering::Acquire), 0);
+    }
+}

@@ -1,0 +1,309 @@
+//! One attempt over one path: a connection, the request, the answer up to its first content.
+//!
+//! Every wait has its bound: `connect` for a new connection, `first_byte` from the beginning of the attempt to
+//! the first content, `idle` between pieces, and the request's deadline over all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, Response, Uri, header};
+use http_body_util::Full;
+use tidegate_router::outcome::{Class, class_of_status};
+use tidegate_wire::answer::Dialect;
+use tokio::time::{Instant, timeout_at};
+
+use super::verdict::{self, ERROR_BODY_MAX, Media};
+use super::{Answered, Body, Failed};
+use crate::answer::Held;
+use crate::headers;
+use crate::request::read::Target;
+use crate::request::relay::{Events, Step};
+use crate::request::route::Call;
+use crate::upstream::exchange::{self, AnswerBody, Conn};
+use crate::upstream::pool::Grant;
+use crate::upstream::{InFlight, Path};
+
+/// A plain answer up to this size is read whole and checked before it goes out; a larger one is handed through.
+const WHOLE_MAX: usize = 8 * 1024 * 1024;
+/// Events held back before the first content; more than this without any content is no answer.
+const HELD_MAX: usize = 1024 * 1024;
+/// How long the body of an error may take.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A kept connection may turn out closed; so may the next one, if the server closes them all.
+const UNSEEN_MAX: u32 = 3;
+
+/// Runs the attempt. Dropping the future closes or resets what it opened.
+pub async fn once(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<Answered, Failed> {
+    let timeouts = path.upstream.config.timeouts;
+    let first_by = (Instant::now() + timeouts.first_byte).min(call.deadline);
+    let place = path
+        .upstream
+        .enter()
+        .ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
+    let _running = Running::begin(path);
+    let too_late =
+        |what: &str| Failed::new(Class::Timeout, format!("{what} within the time to the first content"));
+    let response = timeout_at(first_by, head(call, path, key)).await.map_err(|_| too_late("no answer"))??;
+    let (mut parts, body) = response.into_parts();
+    let status = parts.status;
+    if status.is_success() {
+        let pace = Pace { idle: timeouts.idle, first_by, deadline: call.deadline };
+        let body = success(call, path, &parts.headers, body, place, &pace).await?;
+        headers::toward_client(&mut parts.headers);
+        let deadline = call.deadline;
+        return Ok(Answered { status, headers: parts.headers, body, deadline, idle: timeouts.idle });
+    }
+    let by = (Instant::now() + ERROR_BODY_TIMEOUT).min(call.deadline);
+    let text = timeout_at(by, read_up_to(body, ERROR_BODY_MAX)).await.unwrap_or_default();
+    let mut text = text.to_vec();
+    path.upstream.keys.redact(&mut text);
+    let hint = tidegate_router::retry_after::hint(
+        |name| parts.headers.get(name).and_then(|v| v.to_str().ok()),
+        crate::clock::wall(),
+    );
+    headers::toward_client(&mut parts.headers);
+    match verdict::of_error(class_of_status(status.as_u16()), status, &text) {
+        Some(class) => {
+            let mut failed = Failed::new(class, format!("status {}", status.as_u16()));
+            failed.failure.retry_after = hint;
+            if verdict::is_clients_business(class, status) {
+                failed.answer = Some((status, parts.headers, text.into()));
+            }
+            Err(failed)
+        }
+        None => {
+            let body = Body::Whole(text.into(), None);
+            Ok(Answered {
+                status,
+                headers: parts.headers,
+                body,
+                deadline: call.deadline,
+                idle: timeouts.idle,
+            })
+        }
+    }
+}
+
+/// Limits of the pieces of an answer.
+struct Pace {
+    idle: Duration,
+    first_by: Instant,
+    deadline: Instant,
+}
+
+/// Counts an attempt as running on its path.
+struct Running<'a>(&'a Path);
+
+impl<'a> Running<'a> {
+    fn begin(path: &'a Path) -> Self {
+        path.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(path)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Gets a connection and the answer's head over it.
+async fn head(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<Response<AnswerBody>, Failed> {
+    let mut unseen = 0;
+    loop {
+        let conn = match path.pool.take(unseen > 0, Instant::now()).await {
+            Grant::H1(h1) => Conn::H1(h1),
+            Grant::H2(h2) => Conn::H2(h2),
+            Grant::Slot(slot) => {
+                let connected = path
+                    .pool
+                    .connector
+                    .connect(path.connect_timeout())
+                    .await
+                    .map_err(|e| Failed::new(e.class(), e.to_string()))?;
+                exchange::handshake(connected, slot, &path.pool)
+                    .await
+                    .map_err(|e| Failed::new(Class::Connect, format!("http handshake: {e}")))?
+            }
+        };
+        let request = request(call, path, key, matches!(conn, Conn::H2(_)))?;
+        match exchange::send(conn, request, &path.pool).await {
+            Ok(response) => return Ok(response),
+            Err(error) if error.unseen && unseen < UNSEEN_MAX => unseen += 1,
+            Err(error) => return Err(verdict::of_send(&error)),
+        }
+    }
+}
+
+fn request(call: &Call, path: &Path, key: Option<usize>, h2: bool) -> Result<Request<Full<Bytes>>, Failed> {
+    let upstream = &path.upstream;
+    let url = &upstream.config.base_url;
+    let rest = match &call.parsed.target {
+        Target::Models => "/models",
+        Target::Upstream { rest, .. } => rest,
+    };
+    // HTTP/2 carries scheme and authority in the request itself, HTTP/1.1 the authority in `host`.
+    let uri = if h2 {
+        let scheme = if url.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}{rest}", url.authority, url.path)
+    } else {
+        format!("{}{rest}", url.path)
+    };
+    let uri = Uri::from_maybe_shared(Bytes::from(uri))
+        .map_err(|e| Failed::new(Class::BadResponse, format!("the URL cannot be sent on: {e}")))?;
+    let mut request = Request::new(Full::new(call.parsed.body.clone()));
+    *request.method_mut() = call.parsed.method.clone();
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    *headers = call.parsed.headers.clone();
+    if !h2 {
+        headers.insert(header::HOST, upstream.host.clone());
+    }
+    if let Some(value) = key.and_then(|k| upstream.keys.header(k)) {
+        headers.insert(header::AUTHORIZATION, value.clone());
+    }
+    Ok(request)
+}
+
+async fn success(
+    call: &Call,
+    path: &Path,
+    headers: &HeaderMap,
+    body: AnswerBody,
+    place: InFlight,
+    pace: &Pace,
+) -> Result<Body, Failed> {
+    let (dialect, shaped) = match &call.parsed.target {
+        Target::Models => (Dialect::Other, true),
+        Target::Upstream { dialect, shaped, .. } => (*dialect, *shaped),
+    };
+    let coded = headers.contains_key(header::CONTENT_ENCODING);
+    match verdict::media(headers) {
+        Media::Events if !coded && (call.parsed.stream || !shaped || dialect == Dialect::Other) => {
+            let events = Events::new(body, dialect, path.metrics.malformed.clone());
+            first_content(events, place, pace).await
+        }
+        _ if !shaped => Ok(Body::Passage(Held::new(), body, place)),
+        Media::Html => Err(Failed::new(Class::BadResponse, "an HTML page instead of an API answer")),
+        _ if call.parsed.stream && dialect != Dialect::Other => Err(Failed::new(
+            Class::BadResponse,
+            "a stream was asked for and the answer is not text/event-stream",
+        )),
+        Media::Json | Media::None => whole(dialect, body, coded, place, pace).await,
+        // Speech, images: an endpoint of its own kind.
+        Media::Other if dialect == Dialect::Other => Ok(Body::Passage(Held::new(), body, place)),
+        Media::Events | Media::Other => {
+            Err(Failed::new(Class::BadResponse, "the answer's content type is not application/json"))
+        }
+    }
+}
+
+/// Reads a plain answer to its end and looks at it; one that is too large to hold is handed through from here.
+async fn whole(
+    dialect: Dialect,
+    mut body: AnswerBody,
+    coded: bool,
+    place: InFlight,
+    pace: &Pace,
+) -> Result<Body, Failed> {
+    let mut held = Held::new();
+    let mut size = 0;
+    loop {
+        let by = (Instant::now() + pace.idle).min(pace.deadline);
+        let piece = timeout_at(by, body.next())
+            .await
+            .map_err(|_| Failed::new(Class::Timeout, "the answer stopped in the middle"))?;
+        match piece {
+            Some(Ok(bytes)) => {
+                size += bytes.len();
+                held.push_back(bytes);
+                if size > WHOLE_MAX {
+                    return Ok(Body::Passage(held, body, place));
+                }
+            }
+            Some(Err(error)) => return Err(Failed::new(Class::Cut, verdict::text(&error))),
+            None => break,
+        }
+    }
+    let bytes = joined(held, size);
+    if coded {
+        return Ok(Body::Whole(bytes, None));
+    }
+    match tidegate_wire::answer::peek_answer(dialect, &bytes) {
+        Ok(peek) => Ok(Body::Whole(bytes, peek.usage)),
+        Err(bad) => Err(verdict::of_bad_answer(bad)),
+    }
+}
+
+/// Reads events until one has content; those before it are held with it.
+async fn first_content(mut events: Events, place: InFlight, pace: &Pace) -> Result<Body, Failed> {
+    let mut held = Held::new();
+    let mut size = 0;
+    let read = async {
+        loop {
+            let step = std::future::poll_fn(|cx| events.poll_step(cx)).await;
+            let raw = match step {
+                Step::Event(raw, peek) => {
+                    if let Some(error) = peek.error {
+                        return Err(verdict::of_error_object(&error));
+                    }
+                    let content = peek.content || peek.terminal;
+                    held.push_back(raw.clone());
+                    if content {
+                        return Ok(());
+                    }
+                    raw
+                }
+                Step::Note(raw) => {
+                    held.push_back(raw.clone());
+                    raw
+                }
+                Step::Done(_) | Step::End => {
+                    return Err(Failed::new(Class::BadResponse, "the stream ended without any content"));
+                }
+                Step::Broken(why) => return Err(Failed::new(Class::Cut, why)),
+            };
+            size += raw.len();
+            if size > HELD_MAX {
+                return Err(Failed::new(Class::BadResponse, "too much without any content"));
+            }
+        }
+    };
+    match timeout_at(pace.first_by, read).await {
+        Ok(Ok(())) => Ok(Body::Events(held, events, place)),
+        Ok(Err(failed)) => Err(failed),
+        Err(_) => Err(Failed::new(Class::Timeout, "no content within the time to the first content")),
+    }
+}
+
+fn joined(mut pieces: Held, size: usize) -> Bytes {
+    match (pieces.pop_front(), pieces.is_empty()) {
+        (None, _) => Bytes::new(),
+        (Some(only), true) => only,
+        (Some(first), false) => {
+            let mut whole = BytesMut::with_capacity(size);
+            whole.extend_from_slice(&first);
+            for piece in pieces {
+                whole.extend_from_slice(&piece);
+            }
+            whole.freeze()
+        }
+    }
+}
+
+/// At most `max` bytes of a body whose end matters less than its beginning.
+async fn read_up_to(mut body: AnswerBody, max: usize) -> Bytes {
+    let mut pieces = Held::new();
+    let mut size = 0;
+    while size < max
+        && let Some(Ok(bytes)) = body.next().await
+    {
+        size += bytes.len();
+        pieces.push_back(bytes);
+    }
+    let mut whole = joined(pieces, size);
+    whole.truncate(max);
+    whole
+}

@@ -1,0 +1,62 @@
+//! A client's body, whole, in bounds of size and time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::error::GatewayError;
+
+/// Longest wait for the next piece: nginx's `client_body_timeout`.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for the whole, so that a byte a minute does not hold a place for hours.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// After this many pieces others get their turn: a million one-byte chunks must not hold up a worker.
+const PIECES_PER_TURN: usize = 256;
+
+/// Reads all of `body`, at most `max` bytes. A body in one piece is not copied.
+pub async fn collect(body: Incoming, max: usize) -> Result<Bytes, GatewayError> {
+    if body.size_hint().lower() > max as u64 {
+        return Err(GatewayError::BodyTooLarge(max));
+    }
+    tokio::time::timeout(WHOLE_TIMEOUT, pieces(body, max)).await.map_err(|_| GatewayError::RequestTimeout)?
+}
+
+async fn pieces(mut body: Incoming, max: usize) -> Result<Bytes, GatewayError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut count = 0usize;
+    loop {
+        let frame = tokio::time::timeout(PIECE_TIMEOUT, body.frame())
+            .await
+            .map_err(|_| GatewayError::RequestTimeout)?;
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|e| GatewayError::BodyBroken(e.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > max {
+            return Err(GatewayError::BodyTooLarge(max));
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                let left = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(max);
+                rest.reserve(data.len() + left);
+            }
+            rest.extend_from_slice(&data);
+        }
+        count += 1;
+        if count.is_multiple_of(PIECES_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}

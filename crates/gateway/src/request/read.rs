@@ -1,0 +1,221 @@
+//! Step 3: what is asked for: the endpoint, and of the body only what routing needs. The body's bytes are
+//! kept as they came, once, for every attempt.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
+use hyper::body::Body as _;
+use tidegate_wire::answer::Dialect;
+use tidegate_wire::request::peek;
+
+use crate::error::GatewayError;
+use crate::headers;
+use crate::request::accept::Accepted;
+use crate::request::authenticate::Authenticated;
+use crate::request::body;
+
+/// Largest header block, names and values together.
+const HEADERS_MAX: usize = 32 * 1024;
+
+/// A request that is understood.
+#[derive(Debug)]
+pub struct Parsed {
+    /// Who asks.
+    pub client: Option<usize>,
+    /// What for.
+    pub target: Target,
+    /// As the client sent it.
+    pub method: Method,
+    /// What may go upstream of the client's headers.
+    pub headers: HeaderMap,
+    /// As the client sent it.
+    pub body: Bytes,
+    /// From the body.
+    pub model: Option<String>,
+    /// The client wants events.
+    pub stream: bool,
+    /// Must not be sent twice once an upstream may have seen it.
+    pub pinned: bool,
+    /// The client's own repeats, as OpenAI's SDKs tell them.
+    pub client_repeats: bool,
+    /// The client's own deadline.
+    pub timeout: Option<Duration>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `GET /v1/models`
+    Models,
+    /// Anything an upstream answers.
+    Upstream {
+        /// Path and query below `/v1`.
+        rest: String,
+        /// How its answers look.
+        dialect: Dialect,
+        /// Routed by this model though the body names none (`GET /v1/models/{id}`).
+        model: Option<String>,
+        /// An answer must have its endpoint's shape; else whatever comes is handed through.
+        shaped: bool,
+    },
+}
+
+/// Reads and understands the request.
+pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Result<Parsed, GatewayError> {
+    let Some(incoming) = accepted.body.take() else { return Err(GatewayError::Internal) };
+    let head = &mut accepted.head;
+    let size: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+    if size > HEADERS_MAX {
+        return Err(GatewayError::HeadersTooLarge(HEADERS_MAX));
+    }
+    if head.headers.contains_key(header::CONTENT_LENGTH)
+        && head.headers.contains_key(header::TRANSFER_ENCODING)
+    {
+        return Err(GatewayError::BadRequest("content-length and transfer-encoding exclude each other"));
+    }
+    let timeout = match head.headers.get("x-tidegate-timeout-ms") {
+        None => None,
+        Some(value) => Some(
+            value
+                .to_str()
+                .ok()
+                .and_then(|v| v.trim().parse().ok())
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis)
+                .ok_or(GatewayError::BadRequest(
+                    "x-tidegate-timeout-ms must be a whole number of milliseconds, at least 1",
+                ))?,
+        ),
+    };
+    let client_repeats =
+        head.headers.get("x-stainless-retry-count").is_some_and(|v| v.as_bytes().trim_ascii() != b"0");
+    let target = target(&head.method, head.uri.path(), head.uri.query())?;
+    let method = head.method.clone();
+    let mut forward = std::mem::take(&mut head.headers);
+    let body = if incoming.is_end_stream() {
+        Bytes::new()
+    } else {
+        body::collect(incoming, accepted.gateway.config.listen.max_body).await?
+    };
+    let mut parsed = Parsed {
+        client: authenticated.client,
+        method,
+        headers: HeaderMap::new(),
+        body,
+        model: None,
+        stream: false,
+        pinned: false,
+        client_repeats,
+        timeout,
+        target,
+    };
+    if let Target::Upstream { dialect, model, shaped, .. } = &mut parsed.target {
+        let named = *dialect != Dialect::Other;
+        let json = named || is_json(&forward);
+        if parsed.method == Method::POST && json {
+            match peek(&parsed.body) {
+                Ok(peeked) => {
+                    parsed.model = peeked.model.map(|field| field.name);
+                    parsed.stream = peeked.stream;
+                    parsed.pinned = peeked.pinned;
+                    *shaped = parsed.model.is_some();
+                }
+                Err(error) if named => return Err(GatewayError::InvalidJson(error.to_string())),
+                Err(_) => {}
+            }
+            if named && parsed.model.is_none() {
+                return Err(GatewayError::MissingModel);
+            }
+        }
+        if parsed.model.is_none() {
+            // Nothing says that doing it twice is harmless: a file, a batch, a deletion.
+            parsed.pinned = !matches!(parsed.method, Method::GET | Method::HEAD | Method::OPTIONS);
+            parsed.model = model.take();
+        }
+    }
+    headers::toward_upstream(&mut forward, parsed.stream);
+    parsed.headers = forward;
+    let (model, stream) = (parsed.model.clone(), parsed.stream);
+    accepted.note(|settle| {
+        settle.model = model;
+        settle.streamed = stream;
+    });
+    Ok(parsed)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    memchr::memmem::find(value, b"json").is_some()
+}
+
+fn target(method: &Method, path: &str, query: Option<&str>) -> Result<Target, GatewayError> {
+    let Some(rest) = path.strip_prefix("/v1").filter(|rest| rest.len() > 1 && rest.starts_with('/')) else {
+        return Err(GatewayError::NotFound(shown(path)));
+    };
+    let climbs = |segment: &str| {
+        let plain = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+        matches!(plain.as_ref(), "." | "..") || plain.contains('\\')
+    };
+    if rest.contains("//") || rest.split('/').any(climbs) {
+        return Err(GatewayError::NotFound(shown(path)));
+    }
+    let only = |allowed: Method, text: &'static str, target: Target| {
+        if *method == allowed {
+            Ok(target)
+        } else {
+            Err(GatewayError::MethodNotAllowed(method.to_string(), text))
+        }
+    };
+    let upstream = |dialect, model, shaped| Target::Upstream {
+        rest: query.map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")),
+        dialect,
+        model,
+        shaped,
+    };
+    match rest {
+        "/chat/completions" => only(Method::POST, "POST", upstream(Dialect::Chat, None, true)),
+        "/completions" => only(Method::POST, "POST", upstream(Dialect::Completions, None, true)),
+        "/embeddings" => only(Method::POST, "POST", upstream(Dialect::Embeddings, None, true)),
+        "/responses" => only(Method::POST, "POST", upstream(Dialect::Responses, None, true)),
+        "/models" => only(Method::GET, "GET", Target::Models),
+        _ => match rest.strip_prefix("/models/") {
+            Some(id) => {
+                let id = percent_encoding::percent_decode_str(id).decode_utf8_lossy().into_owned();
+                only(Method::GET, "GET", upstream(Dialect::Other, Some(id), true))
+            }
+            None => Ok(upstream(Dialect::Other, None, false)),
+        },
+    }
+}
+
+/// A client's text in an error message, short and printable.
+fn shown(text: &str) -> String {
+    text.chars().take(100).filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_told_apart_and_cannot_climb_out_of_the_base() {
+        let of = |method: Method, path: &str| target(&method, path, None);
+        assert_eq!(of(Method::GET, "/v1/models"), Ok(Target::Models).map_err(|()| unreachable!()));
+        for path in
+            ["/", "/v1", "/v1/", "/v2/models", "/v1/../admin", "/v1/a/%2e%2e/b", "/v1//models", "/v1/..%5cx"]
+        {
+            assert!(matches!(of(Method::GET, path), Err(GatewayError::NotFound(_))), "{path}");
+        }
+        assert!(matches!(
+            of(Method::GET, "/v1/chat/completions"),
+            Err(GatewayError::MethodNotAllowed(_, "POST"))
+        ));
+        let Ok(Target::Upstream { rest, model, .. }) =
+            target(&Method::GET, "/v1/models/org%2Fm", Some("a=1"))
+        else {
+            panic!("not understood")
+        };
+        assert_eq!((rest.as_str(), model.as_deref()), ("/models/org%2Fm?a=1", Some("org/m")));
+    }
+}

@@ -1,0 +1,53 @@
+//! Step 5: from the model to a route and its paths.
+
+use tokio::time::Instant;
+
+use crate::error::GatewayError;
+use crate::request::accept::Accepted;
+use crate::request::admit::Admitted;
+use crate::request::read::{Parsed, Target};
+
+/// Where a request goes.
+pub enum Routed {
+    /// The merged list of models, for a client.
+    Models(Parsed),
+    /// To an upstream.
+    Call(Call),
+}
+
+/// A request that an upstream should answer.
+pub struct Call {
+    /// What is sent.
+    pub parsed: Parsed,
+    /// Index of its route.
+    pub route: usize,
+    /// No attempt outlives this.
+    pub deadline: Instant,
+    /// The client set it, to less than the route allows.
+    pub deadline_is_clients: bool,
+}
+
+/// Finds the route.
+pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, GatewayError> {
+    let Admitted(parsed) = admitted;
+    if parsed.target == Target::Models {
+        return Ok(Routed::Models(parsed));
+    }
+    let gateway = &accepted.gateway;
+    let index = match &parsed.model {
+        Some(model) => {
+            if !gateway.may_use(parsed.client, model) {
+                return Err(GatewayError::ModelNotAllowed(model.clone()));
+            }
+            gateway.route_of(model).ok_or_else(|| GatewayError::ModelNotFound(model.clone()))?
+        }
+        None => 0,
+    };
+    let route = gateway.routes.get(index).ok_or(GatewayError::Internal)?;
+    let start = accepted.settle.as_ref().map_or_else(Instant::now, |s| s.start);
+    let allowed = if parsed.stream { route.stream_total } else { route.total };
+    let deadline_is_clients = parsed.timeout.is_some_and(|t| t < allowed);
+    let deadline = start + parsed.timeout.map_or(allowed, |t| t.min(allowed));
+    accepted.note(|settle| settle.route = Some(index));
+    Ok(Routed::Call(Call { parsed, route: index, deadline, deadline_is_clients }))
+}

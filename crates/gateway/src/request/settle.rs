@@ -1,0 +1,256 @@
+//! Step 8: every request is counted and logged exactly once, also when its future or body is dropped.
+//!
+//! Owns what is known of a request. Its log line holds no body, no query, no header but the request id.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use tidegate_router::outcome::Class;
+use tidegate_wire::answer::Usage;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::gateway::Gateway;
+use crate::log::Format;
+use crate::upstream::Path;
+
+/// Longest client-made text in a log line.
+const SHOWN_MAX: usize = 200;
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Not yet. Dropped like this, the client has left.
+    Running,
+    /// Answered.
+    Success,
+    /// An upstream found a fault of the client's.
+    ClientError,
+    /// An answer of our own.
+    Refused {
+        /// Label of `requests_total{status}`.
+        status: &'static str,
+        /// `error.code`
+        code: &'static str,
+    },
+    /// A stream that began and could not be ended.
+    Interrupted(&'static str),
+}
+
+/// The guard.
+#[derive(Debug)]
+pub struct Settle {
+    gateway: Arc<Gateway>,
+    /// When the request's head was read.
+    pub start: Instant,
+    /// As the answer carries it.
+    pub request_id: HeaderValue,
+    remote: IpAddr,
+    method: Method,
+    url: String,
+    /// Index.
+    pub client: Option<usize>,
+    /// Index.
+    pub route: Option<usize>,
+    /// As the client named it.
+    pub model: Option<String>,
+    /// The path that answered.
+    pub path: Option<Arc<Path>>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Attempts that failed, in order.
+    pub failures: Vec<(Arc<Path>, Class)>,
+    /// Events were asked for.
+    pub streamed: bool,
+    /// From start to the first content.
+    pub first_content: Option<Duration>,
+    /// Spent waiting for upstreams.
+    pub upstream_wait: Duration,
+    /// As the upstream counted.
+    pub usage: Option<Usage>,
+    /// HTTP status of the answer; 0 while there is none.
+    pub status: u16,
+    /// How it ended.
+    pub end: End,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Settle {
+    /// Starts the count.
+    pub fn begin(gateway: Arc<Gateway>, request_id: HeaderValue, remote: IpAddr, head: &Parts) -> Self {
+        gateway.metrics.in_flight.increment(1.0);
+        Self {
+            gateway,
+            start: Instant::now(),
+            request_id,
+            remote,
+            method: head.method.clone(),
+            url: head.uri.path().chars().take(SHOWN_MAX).collect(),
+            client: None,
+            route: None,
+            model: None,
+            path: None,
+            attempts: 0,
+            failures: Vec::new(),
+            streamed: false,
+            first_content: None,
+            upstream_wait: Duration::ZERO,
+            usage: None,
+            status: 0,
+            end: End::Running,
+            place: None,
+        }
+    }
+
+    /// Keeps the node's place until the request has ended.
+    pub fn hold(&mut self, place: OwnedSemaphorePermit) {
+        self.place = Some(place);
+    }
+
+    fn labels(&self) -> (&'static str, &'static str) {
+        match self.end {
+            End::Success => ("success", ""),
+            End::ClientError => ("client_error", ""),
+            End::Running => ("client_error", "client_closed_request"),
+            End::Refused { status, code } => (status, code),
+            End::Interrupted(code) => ("upstream_error", code),
+        }
+    }
+
+    fn line(&self, format: Format, took: Duration) -> String {
+        let (outcome, code) = self.labels();
+        let config = &self.gateway.config;
+        let name = |list: Option<&str>| list.unwrap_or_default().to_owned();
+        let mut line = Line::begin(format);
+        line.text("request_id", self.request_id.to_str().unwrap_or_default());
+        line.text("remote", &self.remote.to_string());
+        line.text("method", self.method.as_str());
+        line.text("url", &self.url);
+        // 499 is nginx's word for a client that left.
+        line.number(
+            "status",
+            if self.end == End::Running && self.status == 0 { 499 } else { u64::from(self.status) },
+        );
+        line.text("outcome", outcome);
+        if !code.is_empty() {
+            line.text("code", code);
+        }
+        line.text(
+            "client",
+            &name(self.client.and_then(|c| config.clients.as_ref()?.get(c)).map(|c| c.name.as_str())),
+        );
+        line.text("route", &name(self.route.and_then(|r| config.routes.get(r)).map(|r| r.name.as_str())));
+        line.text(
+            "model",
+            &self.model.as_deref().unwrap_or_default().chars().take(SHOWN_MAX).collect::<String>(),
+        );
+        line.text("path", self.path.as_ref().map_or("", |p| p.name.as_str()));
+        line.number("attempts", u64::from(self.attempts));
+        if !self.failures.is_empty() {
+            let failures: Vec<String> = self
+                .failures
+                .iter()
+                .map(|(path, class)| format!("{} {}", path.name, class.error_type()))
+                .collect();
+            line.text("failed", &failures.join(", "));
+        }
+        line.flag("stream", self.streamed);
+        line.millis("duration_ms", took);
+        if let Some(first) = self.first_content {
+            line.millis("first_content_ms", first);
+        }
+        line.millis("upstream_ms", self.upstream_wait);
+        if let Some(usage) = self.usage {
+            line.number("prompt_tokens", usage.prompt);
+            line.number("completion_tokens", usage.completion);
+            line.number("cached_tokens", usage.cached);
+        }
+        line.end()
+    }
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        let took = self.start.elapsed();
+        let metrics = &self.gateway.metrics;
+        metrics.in_flight.decrement(1.0);
+        let (status, _) = self.labels();
+        // Only a model that a route took becomes a label.
+        let model = self.route.and(self.model.as_deref());
+        metrics.series(self.route, self.client, model).ended(status, self.streamed, took, self.usage);
+        // A stream's relaying is all waiting: what counts is the time before its first content.
+        let own = self.first_content.unwrap_or(took).saturating_sub(self.upstream_wait);
+        metrics.overhead.record(own.as_secs_f64());
+        if let Some(format) = crate::log::requests() {
+            crate::log::write(self.line(format, took));
+        }
+    }
+}
+
+/// Builds one line in either format.
+struct Line {
+    text: String,
+    format: Format,
+}
+
+impl Line {
+    fn begin(format: Format) -> Self {
+        let mut text = String::with_capacity(512);
+        let now = humantime::format_rfc3339_millis(crate::clock::wall());
+        // Writing into a String cannot fail.
+        let _ = match format {
+            Format::Json => write!(text, r#"{{"timestamp":"{now}","level":"INFO","message":"request""#),
+            Format::Text => write!(text, "{now}  INFO request"),
+        };
+        Self { text, format }
+    }
+
+    fn key(&mut self, key: &str) {
+        let _ = match self.format {
+            Format::Json => write!(self.text, r#","{key}":"#),
+            Format::Text => write!(self.text, " {key}="),
+        };
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\');
+        if self.format == Format::Text && value.is_empty() {
+            return;
+        }
+        self.key(key);
+        match self.format {
+            Format::Text if value.bytes().all(plain) => self.text.push_str(value),
+            Format::Json if value.bytes().all(|b| plain(b) || b == b' ') => {
+                self.text.push('"');
+                self.text.push_str(value);
+                self.text.push('"');
+            }
+            _ => self.text.push_str(&serde_json::Value::from(value).to_string()),
+        }
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        let _ = write!(self.text, "{value}");
+    }
+
+    fn flag(&mut self, key: &str, value: bool) {
+        self.key(key);
+        let _ = write!(self.text, "{value}");
+    }
+
+    fn millis(&mut self, key: &str, value: Duration) {
+        self.key(key);
+        let micros = value.as_micros();
+        let _ = write!(self.text, "{}.{:03}", micros / 1000, micros % 1000);
+    }
+
+    fn end(mut self) -> String {
+        self.text.push_str(if self.format == Format::Json { "}\n" } else { "\n" });
+        self.text
+    }
+}

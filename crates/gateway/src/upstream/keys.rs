@@ -1,0 +1,260 @@
+//! An upstream's pool of keys: which one signs the next attempt, which ones rest.
+//!
+//! Owns each key's rests. A rest only ever grows longer: a short hint that comes late must not undo a long
+//! one. Requests are spread over the keys that may be used; when the upstream has refused them all, the one
+//! refused longest ago is tried, because a refusal may be the upstream's own slip and nothing else can answer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use tidegate_router::outcome::Class;
+use tokio::time::Instant;
+
+const REFUSED: Duration = Duration::from_secs(300);
+const QUOTA_FIRST: Duration = Duration::from_secs(600);
+const QUOTA_LONGEST: Duration = Duration::from_secs(3600);
+const RATE_FIRST: Duration = Duration::from_secs(5);
+const RATE_LONGEST: Duration = Duration::from_secs(60);
+/// Models with a rest of their own per key; beyond this the whole key rests.
+const MODELS_MAX: usize = 100;
+
+/// The keys of one upstream on this node.
+#[derive(Debug)]
+pub struct KeyRing {
+    keys: Vec<Key>,
+    turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Key {
+    header: HeaderValue,
+    /// A few fields, held for a look or a change, never across an await.
+    rests: Mutex<Rests>,
+}
+
+#[derive(Debug, Default)]
+struct Rests {
+    refused_until: Option<Instant>,
+    whole_until: Option<Instant>,
+    model_until: HashMap<String, Instant>,
+    quota_in_a_row: u32,
+    limited_in_a_row: u32,
+}
+
+/// What the ring can offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    /// The upstream has no keys: send without.
+    NoneNeeded,
+    /// Sign with this key.
+    Key(usize),
+    /// All rest; the first is back after this long.
+    Resting(Duration),
+}
+
+impl KeyRing {
+    /// The error is the index of a key that cannot stand in a header.
+    pub fn new(keys: &[SecretString]) -> Result<Self, usize> {
+        let keys = keys.iter().enumerate().map(|(n, secret)| {
+            let mut header =
+                HeaderValue::try_from(format!("Bearer {}", secret.expose_secret())).map_err(|_| n)?;
+            header.set_sensitive(true);
+            Ok::<_, usize>(Key { header, rests: Mutex::default() })
+        });
+        Ok(Self { keys: keys.collect::<Result<_, _>>()?, turn: AtomicUsize::new(0) })
+    }
+
+    /// Which key may be used for `model` now; not one of `refused`, which the upstream refused for this very
+    /// request.
+    pub fn offer(&self, model: &str, refused: &[usize], now: Instant) -> Offer {
+        if self.keys.is_empty() {
+            return Offer::NoneNeeded;
+        }
+        let start = self.turn.load(Ordering::Relaxed);
+        let mut soonest = Duration::MAX;
+        let mut least_refused: Option<(Instant, usize)> = None;
+        for n in 0..self.keys.len() {
+            let index = (start.wrapping_add(n)) % self.keys.len();
+            let Some(key) = self.keys.get(index).filter(|_| !refused.contains(&index)) else { continue };
+            let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
+            let cooling = rests.cooling(model, now);
+            if cooling > Duration::ZERO {
+                soonest = soonest.min(cooling);
+                continue;
+            }
+            match rests.refused_until.filter(|until| *until > now) {
+                None => {
+                    self.turn.store(index.wrapping_add(1), Ordering::Relaxed);
+                    return Offer::Key(index);
+                }
+                Some(until) => {
+                    if least_refused.is_none_or(|(held, _)| until < held) {
+                        least_refused = Some((until, index));
+                    }
+                }
+            }
+        }
+        least_refused.map_or(Offer::Resting(soonest), |(_, index)| Offer::Key(index))
+    }
+
+    /// How long until some key may be tried; zero: now, `None`: all were refused for this request.
+    pub fn ready_in(&self, model: &str, refused: &[usize], now: Instant) -> Option<Duration> {
+        if self.keys.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.keys
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !refused.contains(index))
+            .map(|(_, key)| key.rests.lock().unwrap_or_else(PoisonError::into_inner).cooling(model, now))
+            .min()
+    }
+
+    /// The `authorization` value of a key.
+    pub fn header(&self, index: usize) -> Option<&HeaderValue> {
+        self.keys.get(index).map(|k| &k.header)
+    }
+
+    /// The key answered well.
+    pub fn worked(&self, index: usize) {
+        let Some(key) = self.keys.get(index) else { return };
+        let mut rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.refused_until = None;
+        rests.quota_in_a_row = 0;
+        rests.limited_in_a_row = 0;
+    }
+
+    /// Puts a key to rest after a failure that speaks of it; `hint` is what the upstream asked for.
+    /// Gives the length of the rest. Other classes change nothing.
+    pub fn rest(
+        &self,
+        index: usize,
+        model: &str,
+        class: Class,
+        hint: Option<Duration>,
+        now: Instant,
+    ) -> Duration {
+        let Some(key) = self.keys.get(index) else { return Duration::ZERO };
+        let mut rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        match class {
+            Class::Auth => {
+                extend(&mut rests.refused_until, now + REFUSED);
+                REFUSED
+            }
+            Class::Quota => {
+                let wait = doubled(QUOTA_FIRST, rests.quota_in_a_row, QUOTA_LONGEST);
+                rests.quota_in_a_row += 1;
+                extend(&mut rests.whole_until, now + wait);
+                wait
+            }
+            Class::RateLimited => {
+                let wait = hint.unwrap_or_else(|| doubled(RATE_FIRST, rests.limited_in_a_row, RATE_LONGEST));
+                rests.limited_in_a_row += 1;
+                rests.model_until.retain(|_, until| *until > now);
+                if rests.model_until.len() >= MODELS_MAX && !rests.model_until.contains_key(model) {
+                    extend(&mut rests.whole_until, now + wait);
+                } else {
+                    let until = rests.model_until.entry(model.to_owned()).or_insert(now);
+                    *until = (*until).max(now + wait);
+                }
+                wait
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How many keys are there and how many of them rest, for the status page.
+    pub fn count(&self, now: Instant) -> (usize, usize) {
+        let resting = |key: &&Key| {
+            let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
+            [rests.refused_until, rests.whole_until].into_iter().flatten().any(|until| until > now)
+        };
+        (self.keys.len(), self.keys.iter().filter(resting).count())
+    }
+
+    /// Replaces our keys in a text that is about to leave this process.
+    pub fn redact(&self, text: &mut Vec<u8>) {
+        for key in &self.keys {
+            let secret = key.header.as_bytes().get(b"Bearer ".len()..).unwrap_or_default();
+            if secret.len() < 4 {
+                continue;
+            }
+            while let Some(at) = memchr::memmem::find(text, secret) {
+                text.splice(at..at + secret.len(), *b"[redacted]");
+            }
+        }
+    }
+}
+
+impl Rests {
+    fn cooling(&self, model: &str, now: Instant) -> Duration {
+        let left =
+            |until: Option<&Instant>| until.map_or(Duration::ZERO, |u| u.saturating_duration_since(now));
+        left(self.whole_until.as_ref()).max(left(self.model_until.get(model)))
+    }
+}
+
+fn extend(until: &mut Option<Instant>, to: Instant) {
+    *until = Some(until.map_or(to, |held| held.max(to)));
+}
+
+fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(2u32.saturating_pow(times.min(16))).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(n: usize) -> KeyRing {
+        let keys: Vec<SecretString> = (0..n).map(|i| format!("key-{i}").into()).collect();
+        KeyRing::new(&keys).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_only_ever_extended() {
+        let ring = ring(1);
+        let now = Instant::now();
+        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(60)), now);
+        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(1)), now);
+        assert_eq!(ring.offer("m", &[], now), Offer::Resting(Duration::from_secs(60)));
+        assert_eq!(ring.offer("other", &[], now), Offer::Key(0), "a rate limit is per model");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_key_is_left_alone_while_another_works() {
+        let ring = ring(2);
+        let now = Instant::now();
+        ring.rest(0, "m", Class::Auth, None, now);
+        for _ in 0..4 {
+            assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
+        }
+        ring.rest(1, "m", Class::Auth, None, now + Duration::from_secs(1));
+        assert_eq!(ring.offer("m", &[], now), Offer::Key(0), "the one refused longest ago");
+        assert_eq!(ring.ready_in("m", &[0, 1], now), None);
+        ring.rest(0, "m", Class::Quota, None, now);
+        assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rests_without_a_hint_double_up_to_their_cap() {
+        let ring = ring(1);
+        let now = Instant::now();
+        let waits: Vec<u64> =
+            (0..6).map(|_| ring.rest(0, "m", Class::RateLimited, None, now).as_secs()).collect();
+        assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+        ring.worked(0);
+        assert_eq!(ring.rest(0, "m", Class::RateLimited, None, now).as_secs(), 5);
+    }
+
+    #[test]
+    fn our_keys_are_cut_out_of_what_leaves() {
+        let mut text = b"Incorrect API key provided: key-1. key-1!".to_vec();
+        ring(2).redact(&mut text);
+        assert_eq!(text, b"Incorrect API key provided: [redacted]. [redacted]!");
+    }
+}

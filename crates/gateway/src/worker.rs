@@ -1,0 +1,112 @@
+//! The threads that carry requests: one single-threaded runtime per core.
+//!
+//! A request lives on one worker from its first byte to its last, so its tasks wake each other without
+//! crossing threads. `docs/decisions.md` has the measurement against one shared runtime.
+//! Connections are dealt to the worker with the fewest (a kernel's hash over a handful of long-lived
+//! connections from a load balancer would leave some cores idle).
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+
+/// Connections on their way to a worker that has not picked them up yet.
+const HANDOVER_MAX: usize = 1024;
+/// Outside of any worker: the control thread.
+const NO_WORKER: usize = usize::MAX;
+
+thread_local! {
+    static CURRENT: Cell<usize> = const { Cell::new(NO_WORKER) };
+}
+
+/// The index of the worker whose thread this is.
+pub fn current() -> usize {
+    CURRENT.with(Cell::get)
+}
+
+/// A connection as it was accepted, with what must live as long as it does.
+pub struct Accepted<G> {
+    /// Non-blocking.
+    pub stream: std::net::TcpStream,
+    /// Its peer.
+    pub peer: std::net::SocketAddr,
+    /// Dropped with the connection.
+    pub guard: G,
+}
+
+/// Running workers.
+pub struct Workers<G> {
+    workers: Vec<Worker<G>>,
+}
+
+struct Worker<G> {
+    queue: mpsc::Sender<Accepted<G>>,
+    load: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl<G: Send + 'static> Workers<G> {
+    /// Starts `count` threads; `serve` is spawned for each connection on its worker.
+    pub fn start<F, S>(count: usize, serve: S) -> io::Result<Self>
+    where
+        S: Fn(Accepted<G>) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let workers = (0..count.max(1)).map(|index| {
+            let (queue, mut accepted) = mpsc::channel::<Accepted<G>>(HANDOVER_MAX);
+            let load = Arc::new(AtomicUsize::new(0));
+            let serve = serve.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let counted = Arc::clone(&load);
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                CURRENT.with(|c| c.set(index));
+                runtime.block_on(async {
+                    let running = tokio_util::task::TaskTracker::new();
+                    while let Some(connection) = accepted.recv().await {
+                        let counted = Load(Arc::clone(&counted));
+                        let served = serve(connection);
+                        running.spawn(async move {
+                            served.await;
+                            drop(counted);
+                        });
+                    }
+                    running.close();
+                    running.wait().await;
+                });
+            })?;
+            Ok(Worker { queue, load, thread })
+        });
+        Ok(Self { workers: workers.collect::<io::Result<_>>()? })
+    }
+
+    /// Gives a connection to the least loaded worker; waits while its handover queue is full.
+    pub async fn deal(&self, connection: Accepted<G>) {
+        if let Some(worker) = self.workers.iter().min_by_key(|w| w.load.load(Ordering::Relaxed)) {
+            worker.load.fetch_add(1, Ordering::Relaxed);
+            if worker.queue.send(connection).await.is_err() {
+                tracing::error!("a worker thread has ended; the connection is closed");
+            }
+        }
+    }
+
+    /// Lets the workers end once their connections have, and waits for that. Blocks: not for async code.
+    pub fn join(self) {
+        for worker in self.workers {
+            drop(worker.queue);
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+}
+
+struct Load(Arc<AtomicUsize>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,1 +1,48 @@
-//! End-to-end harness.
+//! The harness of the end-to-end tests: a real `tidegate` process between scripted, hostile or real upstreams
+//! and plain, raw or real clients, all on free ports of loopback.
+//!
+//! `node` runs the binary under test, `upstream` stands behind it and does to it what a test scripts, `client`
+//! stands before it. `answer` holds what well-behaved OpenAI-compatible servers say; `ca` makes certificates;
+//! `parts` finds and runs the real counterparts that `scripts/install` brings.
+//!
+//! Nothing here waits for time to pass: every wait is for an event, with a deadline that fails the test.
+
+pub mod answer;
+pub mod ca;
+pub mod client;
+pub mod node;
+pub mod parts;
+pub mod process;
+pub mod upstream;
+
+use std::time::Duration;
+
+/// Longest wait for anything; far above what a loaded machine needs, so that passing it means a fault.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for `event`, and fails the test when it does not come.
+pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
+    within(PATIENCE, what, event).await
+}
+
+/// Waits for `event` at most `limit`, and fails the test when it does not come.
+pub async fn within<T>(limit: Duration, what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, event).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {limit:?}"),
+    }
+}
+
+/// Asks again and again until `probe` gives something, for what tells nobody that it has changed.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    soon(what, async {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if let Some(value) = probe().await {
+                return value;
+            }
+        }
+    })
+    .await
+}

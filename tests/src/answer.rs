@@ -1,0 +1,118 @@
+//! What well-behaved OpenAI-compatible servers answer, as the bytes they put on the wire.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// The end of a stream.
+pub const DONE: &str = "data: [DONE]\n\n";
+
+/// A plain answer with `content-length`, after which the connection stays open.
+pub fn whole(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Bytes {
+    let body = body.as_ref();
+    let mut head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    [head.as_bytes(), body].concat().into()
+}
+
+/// A plain JSON answer.
+pub fn json(status: u16, body: &Value) -> Bytes {
+    whole(status, &[("content-type", "application/json")], body.to_string())
+}
+
+/// A plain JSON answer with further headers.
+pub fn json_with(status: u16, headers: &[(&str, &str)], body: &Value) -> Bytes {
+    let mut all = vec![("content-type", "application/json")];
+    all.extend_from_slice(headers);
+    whole(status, &all, body.to_string())
+}
+
+/// A chat completion that says `text`.
+pub fn chat(text: &str) -> Value {
+    json!({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
+                     "logprobs": null, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    })
+}
+
+/// An OpenAI error object.
+pub fn error(kind: &str, code: &str, message: &str) -> Value {
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
+}
+
+/// The head of an event stream in chunked transfer coding.
+pub fn stream_head() -> Bytes {
+    Bytes::from_static(
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    )
+}
+
+/// One piece of a body in chunked transfer coding.
+pub fn piece(data: impl AsRef<[u8]>) -> Bytes {
+    let data = data.as_ref();
+    [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat().into()
+}
+
+/// The end of a body in chunked transfer coding.
+pub fn last_piece() -> Bytes {
+    Bytes::from_static(b"0\r\n\r\n")
+}
+
+/// One `data:` event.
+pub fn event(data: &str) -> String {
+    format!("data: {data}\n\n")
+}
+
+/// A chunk of a streamed chat completion that adds `text`.
+pub fn delta(text: &str) -> String {
+    event(
+        &json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
+            "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]})
+        .to_string(),
+    )
+}
+
+/// The chunk that only says who speaks: no content yet.
+pub fn role() -> String {
+    event(
+        &json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
+            "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}]})
+        .to_string(),
+    )
+}
+
+/// The chunk that says why the answer ends.
+pub fn finish() -> String {
+    event(
+        &json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        .to_string(),
+    )
+}
+
+/// A whole streamed chat completion on the wire: role, the texts, the finish, `[DONE]`; each event a piece.
+pub fn stream(texts: &[&str]) -> Bytes {
+    let mut wire = stream_head().to_vec();
+    wire.extend(piece(role()));
+    for text in texts {
+        wire.extend(piece(delta(text)));
+    }
+    wire.extend(piece(finish()));
+    wire.extend(piece(DONE));
+    wire.extend(last_piece());
+    wire.into()
+}
+
+/// The text that streamed chat chunks add up to.
+pub fn text_of(events: &str) -> String {
+    events
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "))
+        .filter_map(|data| serde_json::from_str::<Value>(data).ok())
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect()
+}

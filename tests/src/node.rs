@@ -1,0 +1,244 @@
+//! A real `tidegate serve` process with a configuration of the test's.
+//!
+//! Owns the process and the folder its files are in; both go when it is dropped. Ports are the kernel's choice
+//! and read from the `listening` line. The environment is empty but for what a test sets.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::client::{Call, Reply};
+use crate::process::Process;
+
+/// The binary under test: `$TIDEGATE_BIN`, else the newest of the debug and the release build.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TIDEGATE_BIN") {
+        return path.into();
+    }
+    let this = std::env::current_exe().unwrap();
+    let target = this.ancestors().nth(3).unwrap();
+    let built = |profile: &str| -> Option<(SystemTime, PathBuf)> {
+        let path = target.join(profile).join("tidegate");
+        Some((path.metadata().ok()?.modified().ok()?, path))
+    };
+    let newest = ["debug", "release"].into_iter().filter_map(built).max();
+    newest.unwrap_or_else(|| panic!("no tidegate under {}: cargo build -p tidegate", target.display())).1
+}
+
+/// The binary under test is not what is shipped: its memory and speed say nothing.
+pub fn is_debug_build() -> bool {
+    binary().components().any(|part| part.as_os_str() == "debug")
+}
+
+/// The key that the upstream called `name` is given.
+pub fn upstream_key(name: &str) -> String {
+    format!("sk-of-upstream-{name}")
+}
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct Setup {
+    folder: TempDir,
+    upstreams: Vec<String>,
+    names: Vec<String>,
+    routes: Vec<String>,
+    listen: String,
+    top: String,
+    retry: String,
+    env: Vec<(String, String)>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setup {
+    /// Nothing but the two listeners.
+    pub fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            upstreams: Vec::new(),
+            names: Vec::new(),
+            routes: Vec::new(),
+            listen: String::new(),
+            top: String::new(),
+            // Quick, and without the budget, which has a test of its own.
+            retry: "{attempts: 3, backoff: {initial: 1ms, factor: 2, max: 20ms}, budget: 100%}".to_owned(),
+            env: Vec::new(),
+        }
+    }
+
+    /// An upstream with one key.
+    pub fn upstream(self, name: &str, base_url: &str) -> Self {
+        self.upstream_with(name, base_url, "")
+    }
+
+    /// An upstream with further settings, as `timeouts: {idle: 1s}, max_in_flight: 3`; without `keys` among
+    /// them it gets `upstream_key(name)`.
+    pub fn upstream_with(mut self, name: &str, base_url: &str, settings: &str) -> Self {
+        let mut entry = format!("{{name: {name}, base_url: \"{base_url}\"");
+        if !settings.contains("keys:") {
+            let variable = format!("KEY_{name}");
+            entry.push_str(&format!(", keys: [{{env: {variable}}}]"));
+            self.env.push((variable, upstream_key(name)));
+        }
+        if !settings.is_empty() {
+            entry.push_str(&format!(", {settings}"));
+        }
+        self.upstreams.push(entry + "}");
+        self.names.push(name.to_owned());
+        self
+    }
+
+    /// A route as it stands in the file; without any, every model goes to all upstreams in their order.
+    pub fn route(mut self, entry: &str) -> Self {
+        self.routes.push(entry.to_owned());
+        self
+    }
+
+    /// The default route's `retry`.
+    pub fn retry(mut self, entry: &str) -> Self {
+        entry.clone_into(&mut self.retry);
+        self
+    }
+
+    /// More of `listen`, as `max_body: 1MiB`.
+    pub fn listen(mut self, settings: &str) -> Self {
+        self.listen = format!(", {settings}");
+        self
+    }
+
+    /// Further sections of the file.
+    pub fn section(mut self, yaml: &str) -> Self {
+        self.top.push_str(yaml);
+        self.top.push('\n');
+        self
+    }
+
+    /// A variable of the node's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A file beside the configuration; gives its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The whole configuration.
+    pub fn yaml(&self) -> String {
+        let list = |entries: &[String]| entries.iter().map(|e| format!("  - {e}\n")).collect::<String>();
+        let routes = if self.routes.is_empty() {
+            format!(
+                "  - {{match: {{model: \"*\"}}, to: [{}], retry: {}}}\n",
+                self.names.join(", "),
+                self.retry
+            )
+        } else {
+            list(&self.routes)
+        };
+        format!(
+            "listen: {{address: \"127.0.0.1:0\"{}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nupstreams:\n{}routes:\n{routes}{}",
+            self.listen,
+            list(&self.upstreams),
+            self.top
+        )
+    }
+
+    /// Runs the node; it accepts when this returns.
+    pub async fn start(self) -> Node {
+        let config = self.file("tidegate.yaml", self.yaml());
+        let mut command = Command::new(binary());
+        command.args(["serve", "--log-format", "json", "--config"]).arg(&config);
+        command.current_dir(self.folder.path()).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        let process = Process::start("tidegate", &mut command);
+        let addresses = |line: &str| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let of = |key: &str| line[key].as_str()?.parse::<SocketAddr>().ok();
+            (line["message"] == "listening").then(|| (of("address"), of("admin")))
+        };
+        let (address, admin) = process.line("`listening` line", addresses).await;
+        Node { process, address: address.unwrap(), admin: admin.unwrap(), folder: self.folder }
+    }
+}
+
+/// The running node.
+#[derive(Debug)]
+pub struct Node {
+    /// The process.
+    pub process: Process,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where operators connect.
+    pub admin: SocketAddr,
+    folder: TempDir,
+}
+
+impl Node {
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A request to the data plane.
+    pub fn call(&self, method: &str, path: &str) -> Call {
+        Call::new(self.address, method, path)
+    }
+
+    /// A POST of JSON to the data plane.
+    pub fn post(&self, path: &str, body: &Value) -> Call {
+        self.call("POST", path).header("content-type", "application/json").body(body.to_string())
+    }
+
+    /// A plain chat request.
+    pub fn chat(&self) -> Call {
+        self.post(
+            "/v1/chat/completions",
+            &json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
+        )
+    }
+
+    /// A streamed chat request.
+    pub fn chat_stream(&self) -> Call {
+        let body = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "hi"}]});
+        self.post("/v1/chat/completions", &body)
+    }
+
+    /// A GET from the admin address.
+    pub async fn admin(&self, path: &str) -> Reply {
+        Call::new(self.admin, "GET", path).send().await
+    }
+
+    /// The value of the series `name{labels}`, the labels in any order and only those of interest; the sum when
+    /// several match, 0 when none does.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.admin("/metrics").await.text().await;
+        text.lines()
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+                let fits = labels.iter().all(|(k, v)| rest.contains(&format!("{k}=\"{v}\"")));
+                (found == name && fits).then(|| value.parse::<f64>().ok())?
+            })
+            .sum()
+    }
+
+    /// Fails unless an ordinary request is answered: the node has survived what came before.
+    pub async fn still_answers(&self) {
+        let reply = self.chat().send().await;
+        let status = reply.status;
+        assert_eq!(status, 200, "the node no longer answers: {}", reply.text().await);
+    }
+}

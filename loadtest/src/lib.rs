@@ -6,6 +6,7 @@
 //! watched by process id; this crate does not know the gateway's code.
 //! Not here: assertions about speed. A figure is printed with how it was measured, and a person judges it.
 
+pub mod compare;
 pub mod content;
 pub mod load;
 pub mod mock;

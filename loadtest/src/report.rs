@@ -69,7 +69,7 @@ impl Report {
         let window = readings.window.as_secs_f64().max(f64::EPSILON);
         let (arrivals, rate, clients) = match plan.arrivals {
             Loop::Open { rate, .. } => ("open", Some(rate), None),
-            Loop::Closed { clients } => ("closed", None, Some(clients)),
+            Loop::Closed { clients, .. } => ("closed", None, Some(clients)),
         };
         let totals = readings.totals;
         let cpu = readings.cpu.map(|cpu| {

@@ -21,7 +21,7 @@ fn plan(address: SocketAddr, mode: Mode, requests: u64, script: &str) -> Plan {
     Plan {
         url: format!("http://{address}/v1"),
         mode,
-        arrivals: Loop::Closed { clients: 20 },
+        arrivals: Loop::Closed { clients: 20, spread: Duration::ZERO },
         extent: Extent::Requests(requests),
         script: script.into(),
         ..Plan::default()
@@ -106,7 +106,12 @@ async fn clients_that_hang_up_leave_nothing_running() {
     let (mock, address) = mock().unwrap();
     let endless = "chunks=100000&delay-ms=5";
     let plan = Plan { hangup_after: Some(3), ..plan(address, Mode::Stream, 200, endless) };
-    let report = load::run(&Plan { arrivals: Loop::Closed { clients: 200 }, ..plan }).await.unwrap();
+    let report = load::run(&Plan {
+        arrivals: Loop::Closed { clients: 200, spread: Duration::from_millis(100) },
+        ..plan
+    })
+    .await
+    .unwrap();
     assert_eq!((report.hung_up, report.failed), (200, 0), "{:?}", report.examples);
     let left = load::leftover(&format!("http://{address}/stats")).await.unwrap();
     assert_eq!((left.running, left.cancelled), (0, 200));

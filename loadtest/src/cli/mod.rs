@@ -1,5 +1,6 @@
 //! What can be typed. Each command has a file; `run` says whether what was measured went well.
 
+mod compare;
 mod mock;
 mod run;
 
@@ -15,6 +16,7 @@ pub struct Cli {
 enum Command {
     Mock(mock::Mock),
     Run(run::Run),
+    Compare(compare::Compare),
 }
 
 impl Cli {
@@ -23,6 +25,7 @@ impl Cli {
         match self.command {
             Command::Mock(mock) => mock.run().map(|()| true),
             Command::Run(run) => run.run(),
+            Command::Compare(compare) => compare.run(),
         }
     }
 }

@@ -34,6 +34,9 @@ pub struct Run {
     /// Closed loop: clients
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
+    /// Closed loop: clients begin evenly over this time
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, conflicts_with = "rate")]
+    spread: Duration,
     /// How long requests are begun, after the warm-up
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
@@ -75,7 +78,7 @@ pub struct Run {
     json: bool,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if rate > 0.0 && rate <= 1e6 => Ok(rate),
         _ => Err("a number above 0, up to 1000000, is meant".into()),
@@ -90,7 +93,7 @@ impl Run {
             mode: self.mode,
             arrivals: match self.rate {
                 Some(rate) => Loop::Open { rate, connections: self.connections.into() },
-                None => Loop::Closed { clients: self.concurrency.into() },
+                None => Loop::Closed { clients: self.concurrency.into(), spread: self.spread },
             },
             extent: self.requests.map_or(Extent::Lasting(self.duration), Extent::Requests),
             warmup: self.warmup,

@@ -53,7 +53,10 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let watching = tokio::spawn(watch(Arc::clone(&client), watched, opens, closes, is_over));
     match plan.arrivals {
         Loop::Open { rate, connections } => open(&client, plan, rate, connections, start, opens).await?,
-        Loop::Closed { clients } => closed(&client, plan, clients, opens, closes).await,
+        Loop::Closed { clients, spread } => {
+            let step = spread / u32::try_from(clients).unwrap_or(u32::MAX).max(1);
+            closed(&client, plan, clients, step, opens, closes).await;
+        }
     }
     // A watcher that has failed does not listen any more; its error comes next.
     let _ = over.send(());
@@ -105,7 +108,15 @@ async fn open(
     Ok(())
 }
 
-async fn closed(client: &Arc<Client>, plan: &Plan, clients: usize, opens: Instant, closes: Option<Instant>) {
+async fn closed(
+    client: &Arc<Client>,
+    plan: &Plan,
+    clients: usize,
+    step: Duration,
+    opens: Instant,
+    closes: Option<Instant>,
+) {
+    let mut begins = Instant::now();
     let most = match plan.extent {
         Extent::Lasting(_) => u64::MAX,
         Extent::Requests(count) => count,
@@ -114,7 +125,11 @@ async fn closed(client: &Arc<Client>, plan: &Plan, clients: usize, opens: Instan
     let mut running = JoinSet::new();
     for _ in 0..clients {
         let (client, next) = (Arc::clone(client), Arc::clone(&next));
+        begins += step;
         running.spawn(async move {
+            if !step.is_zero() {
+                tokio::time::sleep_until(begins).await;
+            }
             let mut connection = None;
             loop {
                 let since = Instant::now();

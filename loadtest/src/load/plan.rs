@@ -26,6 +26,8 @@ pub enum Loop {
     Closed {
         /// Clients, at least 1.
         clients: usize,
+        /// The clients begin evenly over this time, so that they do not stay in step.
+        spread: Duration,
     },
 }
 
@@ -74,7 +76,7 @@ impl Default for Plan {
         Self {
             url: "http://127.0.0.1:8080/v1".into(),
             mode: Mode::Plain,
-            arrivals: Loop::Closed { clients: 1 },
+            arrivals: Loop::Closed { clients: 1, spread: Duration::ZERO },
             extent: Extent::Lasting(Duration::from_secs(10)),
             warmup: Duration::ZERO,
             key: None,

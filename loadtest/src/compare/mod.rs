@@ -6,6 +6,7 @@
 
 mod child;
 mod cores;
+mod expected;
 mod gateway;
 mod phase;
 mod table;
@@ -22,11 +23,6 @@ use phase::{PHASES, Phase};
 
 use crate::load;
 use crate::report::Report;
-
-/// How busy the machine may be before it spoils the figures, part of all cores.
-const BUSY_MAX: f64 = 0.05;
-/// How long the machine is watched for that.
-const WATCHED: Duration = Duration::from_secs(1);
 
 /// What to compare and how thoroughly.
 #[derive(Debug, Clone)]
@@ -101,17 +97,15 @@ impl Comparison {
 }
 
 /// Compares; `say` gets a line of progress now and then. Moves this process off the gateway's core. Errors:
-/// fewer than two cores, no `taskset`, nothing left to compare, or a gateway that does not start or dies.
+/// fewer than two cores, too few open files, no `taskset`, nothing left to compare, or a gateway that does not start or dies.
 pub async fn compare(settings: &Settings, mut say: impl FnMut(&str)) -> anyhow::Result<Comparison> {
     let cores = Cores::divide(settings.core)?;
     cores.leave_gateway_core()?;
     let mut conditions = conditions(settings, &cores);
-    let busy = busy().await?;
-    if busy > BUSY_MAX {
-        let line =
-            format!("the machine was {:.0} % busy before the start: figures are less certain", busy * 100.0);
-        say(&line);
-        conditions.push(line);
+    expected::open_files()?;
+    if let Some(busy) = expected::not_quiet().await? {
+        say(&busy);
+        conditions.push(busy);
     }
     let folder = tempfile::tempdir()?;
     let (_mock, upstream) = gateway::mock(&cores, folder.path())?;
@@ -194,23 +188,4 @@ fn conditions(settings: &Settings, cores: &Cores) -> Vec<String> {
         "streams: a chunk every 10 ms in each of 100 streams of 200 chunks; CPU time of everything the gateway did, its share of opening the streams too, by chunks received".into(),
         "added latency: the same round's latency without a gateway is subtracted".into(),
     ]
-}
-
-/// The part of all cores' time that was not idle while nothing of ours ran.
-async fn busy() -> anyhow::Result<f64> {
-    let before = cpu_totals()?;
-    tokio::time::sleep(WATCHED).await;
-    let after = cpu_totals()?;
-    let all = (after.0 - before.0) as f64;
-    Ok(if all > 0.0 { 1.0 - (after.1 - before.1) as f64 / all } else { 0.0 })
-}
-
-/// Ticks of all cores: in all, and idle.
-fn cpu_totals() -> anyhow::Result<(u64, u64)> {
-    let stat = std::fs::read_to_string("/proc/stat")?;
-    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("/proc/stat")?;
-    let ticks: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // Guest time, the last two, is in user time already; idle and waiting for disks are the fourth and fifth.
-    let idle = ticks.iter().skip(3).take(2).sum();
-    Ok((ticks.iter().take(8).sum(), idle))
 }

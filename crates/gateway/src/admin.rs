@@ -65,16 +65,16 @@ async fn drain(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if let Err(refusal) = may_change(&admin.gateway, peer, &headers) {
-        return refusal;
+    if !may_change(&admin.gateway, peer, &headers) {
+        return refusal();
     }
     admin.gateway.drain.requested.notify_one();
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
 }
 
 /// The token where one is configured, else loopback.
-fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Response> {
-    let allowed = match &gateway.config.admin.token {
+fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> bool {
+    match &gateway.config.admin.token {
         None => peer.ip().is_loopback(),
         Some(token) => headers
             .get(header::AUTHORIZATION)
@@ -83,13 +83,13 @@ fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> Resul
                 aws_lc_rs::constant_time::verify_slices_are_equal(shown, token.expose_secret().as_bytes())
                     .is_ok()
             }),
-    };
-    if allowed {
-        return Ok(());
     }
+}
+
+fn refusal() -> Response {
     let message = "this call changes the node: send the admin token as `Authorization: Bearer TOKEN`, or call from loopback where no admin.token is configured";
     let body = json!({"error": {"message": message, "type": "authentication_error", "param": null, "code": "invalid_api_key"}});
-    Err((StatusCode::UNAUTHORIZED, Json(body)).into_response())
+    (StatusCode::UNAUTHORIZED, Json(body)).into_response()
 }
 
 async fn status(State(admin): State<Admin>) -> Json<serde_json::Value> {

@@ -98,15 +98,25 @@ pub async fn serve(
     match certificate {
         None => http(gateway, peer, stream).await,
         Some(certificate) => {
-            let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                Ok(Ok(stream)) => http(gateway, peer, stream).await,
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
-                Err(_) => tracing::debug!(%peer, "tls handshake took too long"),
-            }
+            // Boxed: the session's state would make every plain connection as large.
+            Box::pin(secure(gateway, certificate, peer, stream)).await;
         }
     }
     drop(guard);
+}
+
+async fn secure(
+    gateway: Arc<Gateway>,
+    certificate: Arc<Certificate>,
+    peer: SocketAddr,
+    stream: Patient<TcpStream>,
+) {
+    let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => http(gateway, peer, stream).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
+        Err(_) => tracing::debug!(%peer, "tls handshake took too long"),
+    }
 }
 
 async fn http<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)

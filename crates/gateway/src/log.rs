@@ -4,8 +4,7 @@
 //! waits for a log. Every line passes the redaction of keys and bearer tokens before it is queued.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -18,8 +17,12 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines waiting to be written.
-const QUEUE_MAX: usize = 8192;
+/// Bytes waiting to be written.
+const QUEUE_MAX: usize = 4 * 1024 * 1024;
+/// Lines are gathered this long and written at once: one wake-up and one write for many requests.
+const GATHER: Duration = Duration::from_millis(10);
+/// Written without gathering on.
+const BATCH: usize = 64 * 1024;
 /// OpenAI-style keys, the keys `keygen` makes, bearer tokens.
 const SECRETS: &str = r"sk-[A-Za-z0-9_-]{6,}|\btg-[A-Za-z0-9_-]{20,}|(?i:bearer)[ +]+[A-Za-z0-9._~+/=-]+";
 const REDACTED: &str = "[redacted]";
@@ -43,20 +46,26 @@ impl Format {
 static SINK: OnceLock<Arc<Sink>> = OnceLock::new();
 
 struct Sink {
-    queue: SyncSender<Message>,
+    /// Held for an append or a swap.
+    queue: Mutex<Queue>,
+    /// The queue is no longer empty, has a batch, or should be flushed.
+    work: Condvar,
+    /// Everything queued before a flush is written.
+    written: Condvar,
     format: Format,
     requests: bool,
     redact: Vec<Regex>,
 }
 
-enum Message {
-    Line(Vec<u8>),
-    Flush(SyncSender<()>),
+#[derive(Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    flush: bool,
+    writing: bool,
 }
 
 /// Starts the writer and makes it the process's log. Once per process.
 pub fn install(format: Format, log: &Log) -> anyhow::Result<()> {
-    let (queue, lines) = sync_channel(QUEUE_MAX);
     let mut redact = vec![Regex::new(SECRETS)?];
     redact.extend(log.redact.iter().cloned());
     let level = match log.level {
@@ -67,9 +76,12 @@ pub fn install(format: Format, log: &Log) -> anyhow::Result<()> {
         Level::Trace => "trace",
     };
     let requests = !matches!(log.level, Level::Error | Level::Warn);
-    let sink = Arc::new(Sink { queue, format, requests, redact });
+    let sink = Arc::new(Sink::new(format, requests, redact));
     SINK.set(Arc::clone(&sink)).map_err(|_| anyhow::anyhow!("the log is already set up"))?;
-    std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines))?;
+    std::thread::Builder::new().name("log".to_owned()).spawn({
+        let sink = Arc::clone(&sink);
+        move || sink.write_out()
+    })?;
     // Libraries speak only when something is wrong; their debug lines may hold bodies.
     let filter = EnvFilter::try_new(format!("warn,tidegate={level}"))?;
     let layer = tracing_subscriber::fmt::layer().with_timer(Clock).with_ansi(false).with_target(false);
@@ -86,10 +98,11 @@ pub fn install(format: Format, log: &Log) -> anyhow::Result<()> {
 /// Waits until all lines so far are written, a second at most.
 pub fn flush() {
     if let Some(sink) = SINK.get() {
-        let (done, wait) = sync_channel(1);
-        if sink.queue.send(Message::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(Duration::from_secs(1));
-        }
+        let mut queue = sink.lock();
+        queue.flush = true;
+        sink.work.notify_one();
+        let idle = |q: &mut Queue| q.writing || !q.bytes.is_empty();
+        let _ = sink.written.wait_timeout_while(queue, Duration::from_secs(1), idle);
     }
 }
 
@@ -106,10 +119,25 @@ pub fn write(line: String) {
 }
 
 impl Sink {
+    fn new(format: Format, requests: bool, redact: Vec<Regex>) -> Self {
+        let (queue, work, written) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Self { queue, work, written, format, requests, redact }
+    }
+
     fn push(&self, line: Vec<u8>) {
         let line = self.redacted(line);
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
+        let mut queue = self.lock();
+        let before = queue.bytes.len();
+        if before + line.len() > QUEUE_MAX {
+            drop(queue);
             counter!("tidegate_log_lines_dropped_total").increment(1);
+            return;
+        }
+        queue.bytes.extend_from_slice(&line);
+        let wake = before == 0 || (before < BATCH && queue.bytes.len() >= BATCH);
+        drop(queue);
+        if wake {
+            self.work.notify_one();
         }
     }
 
@@ -122,24 +150,31 @@ impl Sink {
         }
         text.into_bytes()
     }
-}
 
-fn write_lines(lines: &Receiver<Message>) {
-    let mut batch = Vec::with_capacity(64 * 1024);
-    while let Ok(first) = lines.recv() {
-        let mut waiting = Vec::new();
-        for message in std::iter::once(first).chain(lines.try_iter().take(1024)) {
-            match message {
-                Message::Line(line) => batch.extend_from_slice(&line),
-                Message::Flush(done) => waiting.push(done),
-            }
+    /// The writer's life.
+    fn write_out(&self) {
+        let mut batch = Vec::new();
+        loop {
+            let queue = self.work.wait_while(self.lock(), |q| q.bytes.is_empty() && !q.flush);
+            let queue = queue.unwrap_or_else(PoisonError::into_inner);
+            let gather = |q: &mut Queue| q.bytes.len() < BATCH && !q.flush;
+            let gathered = self.work.wait_timeout_while(queue, GATHER, gather);
+            let mut queue = gathered.unwrap_or_else(PoisonError::into_inner).0;
+            std::mem::swap(&mut batch, &mut queue.bytes);
+            queue.flush = false;
+            queue.writing = true;
+            drop(queue);
+            // There is nowhere to report that stderr itself is gone.
+            let _ = io::stderr().lock().write_all(&batch);
+            batch.clear();
+            batch.shrink_to(BATCH);
+            self.lock().writing = false;
+            self.written.notify_all();
         }
-        // There is nowhere to report that stderr itself is gone.
-        let _ = io::stderr().lock().write_all(&batch);
-        batch.clear();
-        for done in waiting {
-            let _ = done.send(());
-        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,12 +224,10 @@ mod tests {
 
     #[test]
     fn keys_and_bearer_tokens_never_reach_a_line() {
-        let (queue, lines) = sync_channel(4);
         let redact = vec![Regex::new(SECRETS).unwrap(), Regex::new("hunter[0-9]").unwrap()];
-        let sink = Sink { queue, format: Format::Json, requests: true, redact };
+        let sink = Sink::new(Format::Json, true, redact);
         sink.push(b"key sk-proj-abc_DEF-123 and BEARER a.b.c and hunter2 stay\n".to_vec());
-        let Message::Line(line) = lines.recv().unwrap() else { panic!("no line") };
-        let line = String::from_utf8(line).unwrap();
+        let line = String::from_utf8(sink.lock().bytes.clone()).unwrap();
         assert_eq!(line, "key [redacted] and [redacted] and [redacted] stay\n");
     }
 }

@@ -7,8 +7,10 @@
 
 use std::cell::Cell;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
@@ -66,12 +68,8 @@ impl<G: Send + 'static> Workers<G> {
                 runtime.block_on(async {
                     let running = tokio_util::task::TaskTracker::new();
                     while let Some(connection) = accepted.recv().await {
-                        let counted = Load(Arc::clone(&counted));
-                        let served = serve(connection);
-                        running.spawn(async move {
-                            served.await;
-                            drop(counted);
-                        });
+                        running
+                            .spawn(Counted { load: Load(Arc::clone(&counted)), served: serve(connection) });
                     }
                     running.close();
                     running.wait().await;
@@ -100,6 +98,23 @@ impl<G: Send + 'static> Workers<G> {
                 tracing::error!("a worker thread panicked");
             }
         }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A connection being served. Not an `async` block around it: that would hold the future twice.
+    struct Counted<F> {
+        load: Load,
+        #[pin]
+        served: F,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().served.poll(cx)
     }
 }
 

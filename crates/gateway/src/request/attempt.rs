@@ -58,11 +58,22 @@ pub struct Failed {
     /// What it means for the plan.
     pub failure: Failure,
     /// The upstream's own answer, where it may go to the client when nothing better comes.
-    pub answer: Option<(StatusCode, HeaderMap, Bytes)>,
+    pub answer: Option<Box<OwnWords>>,
     /// The client's own fault: its answer goes out at once, no other path is asked.
     pub clients_fault: bool,
     /// For the log.
     pub detail: String,
+}
+
+/// What an upstream said itself.
+#[derive(Debug)]
+pub struct OwnWords {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, stripped.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
 }
 
 impl Failed {
@@ -77,9 +88,10 @@ impl Failed {
 }
 
 impl Failed {
-    fn as_clients_fault(mut self) -> Result<Answered, Self> {
+    fn or_clients_fault(mut self) -> Result<Answered, Self> {
         match self.answer.take() {
-            Some((status, headers, body)) if self.clients_fault => {
+            Some(words) if self.clients_fault => {
+                let OwnWords { status, headers, body } = *words;
                 let body = Body::Whole(body, None);
                 Ok(Answered { status, headers, body, deadline: Instant::now(), idle: Duration::ZERO })
             }
@@ -134,7 +146,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
             }
         };
         let result = once::once(&call, path, key).await;
-        let result = result.or_else(Failed::as_clients_fault);
+        let result = result.or_else(Failed::or_clients_fault);
         let took = started.elapsed();
         let repeat = last.is_some();
         accepted.note(|settle| {
@@ -234,12 +246,13 @@ fn give_up(
         "no upstream answered"
     );
     let class = failed.failure.class;
-    let Some((status, mut headers, body)) = failed.answer else {
+    let Some(words) = failed.answer else {
         return Err(match (class, stop) {
             (Class::RateLimited, Stop::Cooling(wait)) => GatewayError::RateLimited(wait),
             _ => GatewayError::Upstream(class),
         });
     };
+    let OwnWords { status, mut headers, body } = *words;
     if status == StatusCode::TOO_MANY_REQUESTS && !headers.contains_key(http::header::RETRY_AFTER) {
         let wait = match stop {
             Stop::Cooling(wait) => wait,

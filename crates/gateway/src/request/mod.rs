@@ -34,7 +34,8 @@ pub async fn handle(
     request: http::Request<Incoming>,
 ) -> http::Response<Answer> {
     let mut accepted = accept::accept(gateway, peer, request);
-    match steps(&mut accepted).await {
+    // Boxed: a connection keeps room for its largest request future while a stream is relayed for minutes.
+    match Box::pin(steps(&mut accepted)).await {
         Ok(response) => accepted.answer(response),
         Err(error) => accepted.refuse(&error),
     }

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn urls_are_told_apart_and_cannot_climb_out_of_the_base() {
         let of = |method: Method, path: &str| target(&method, path, None);
-        assert_eq!(of(Method::GET, "/v1/models"), Ok(Target::Models).map_err(|()| unreachable!()));
+        assert!(matches!(of(Method::GET, "/v1/models"), Ok(Target::Models)));
         for path in
             ["/", "/v1", "/v1/", "/v2/models", "/v1/../admin", "/v1/a/%2e%2e/b", "/v1//models", "/v1/..%5cx"]
         {

@@ -15,7 +15,7 @@ use tidegate_wire::answer::Dialect;
 use tokio::time::{Instant, timeout_at};
 
 use super::verdict::{self, ERROR_BODY_MAX, Media};
-use super::{Answered, Body, Failed};
+use super::{Answered, Body, Failed, OwnWords};
 use crate::answer::Held;
 use crate::headers;
 use crate::request::read::Target;
@@ -69,7 +69,8 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<A
             let mut failed = Failed::new(class, format!("status {}", status.as_u16()));
             failed.failure.retry_after = hint;
             if verdict::is_clients_business(class, status) {
-                failed.answer = Some((status, parts.headers, text.into()));
+                failed.answer =
+                    Some(Box::new(OwnWords { status, headers: parts.headers, body: text.into() }));
             }
             Err(failed)
         }

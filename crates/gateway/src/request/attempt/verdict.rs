@@ -6,7 +6,7 @@ use tidegate_router::outcome::Class;
 use tidegate_wire::answer::BadAnswer;
 use tidegate_wire::error::{UpstreamError, error_body, parse_error};
 
-use super::Failed;
+use super::{Failed, OwnWords};
 use crate::upstream::exchange::SendError;
 
 /// An error's body is read up to here.
@@ -106,7 +106,7 @@ pub fn of_error_object(error: &UpstreamError) -> Failed {
         let body = error_body(&error.message, kind, code, None);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        failed.answer = Some((StatusCode::BAD_REQUEST, headers, body));
+        failed.answer = Some(Box::new(OwnWords { status: StatusCode::BAD_REQUEST, headers, body }));
     }
     failed
 }

@@ -4,7 +4,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess};
 use serde_json::value::RawValue;
 
 use super::Usage;
-use crate::lenient::{self, Lenient, Name, Shape};
+use crate::lenient::{self, Lenient, Name, QuickName, Shape};
 
 /// A document of any kind. Fields of unexpected types are at their defaults.
 #[derive(Default)]
@@ -56,7 +56,7 @@ impl<'de, const CAREFUL: bool> Shape<'de> for Reader<'de, CAREFUL> {
     fn object<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
         let document = &mut self.0;
         document.kind = Kind::Object;
-        while let Some(name) = map.next_key::<Name>()? {
+        while let Some(name) = key::<_, CAREFUL>(map)? {
             match name {
                 Name::Type => document.name = Some(map.next_value()?),
                 Name::Choices => document.choices = field::<_, _, CAREFUL>(map)?,
@@ -77,6 +77,10 @@ impl<'de, const CAREFUL: bool> Shape<'de> for Reader<'de, CAREFUL> {
         self.0.kind = Kind::Array;
         Skipped.array(items)
     }
+}
+
+fn key<'de, A: MapAccess<'de>, const CAREFUL: bool>(map: &mut A) -> Result<Option<Name>, A::Error> {
+    if CAREFUL { map.next_key::<Name>() } else { Ok(map.next_key::<QuickName>()?.map(|quick| quick.0)) }
 }
 
 fn field<'de, T: Shape<'de>, A: MapAccess<'de>, const CAREFUL: bool>(map: &mut A) -> Result<T, A::Error> {
@@ -149,7 +153,7 @@ struct Choice {
 
 impl<'de> Shape<'de> for Choice {
     fn object<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Name>()? {
+        while let Some(QuickName(name)) = map.next_key()? {
             match name {
                 Name::Delta => self.delta = map.next_value::<Lenient<Delta>>()?.0,
                 Name::Text => self.text = lenient::filled(map.next_value()?),
@@ -168,7 +172,7 @@ struct Delta {
 
 impl<'de> Shape<'de> for Delta {
     fn object<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Name>()? {
+        while let Some(QuickName(name)) = map.next_key()? {
             match name {
                 Name::Content
                 | Name::ReasoningContent
@@ -192,7 +196,7 @@ pub(super) struct Response {
 
 impl<'de> Shape<'de> for Response {
     fn object<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Name>()? {
+        while let Some(QuickName(name)) = map.next_key()? {
             match name {
                 Name::Usage => self.usage = map.next_value::<Lenient<Tokens>>()?.0.usage(),
                 _ => lenient::skip(map)?,
@@ -222,7 +226,7 @@ impl Tokens {
 
 impl<'de> Shape<'de> for Tokens {
     fn object<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Name>()? {
+        while let Some(QuickName(name)) = map.next_key()? {
             match name {
                 Name::PromptTokens | Name::InputTokens => self.prompt = lenient::count(map.next_value()?),
                 Name::CompletionTokens | Name::OutputTokens => {
@@ -245,7 +249,7 @@ struct Details {
 
 impl<'de> Shape<'de> for Details {
     fn object<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Name>()? {
+        while let Some(QuickName(name)) = map.next_key()? {
             match name {
                 Name::CachedTokens => self.cached = lenient::count(map.next_value()?),
                 _ => lenient::skip(map)?,

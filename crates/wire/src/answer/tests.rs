@@ -180,6 +180,8 @@ fn the_mark_of_the_end_and_what_is_no_object() {
         "{",
         "{\"a\":1}x",
         "<html>",
+        "{\"\t\":1}",
+        "{\"\t\":1}",
         "{\"choices\":[{\"delta\":{\"content\":\"a",
     ] {
         assert_eq!(peek_chunk(Dialect::Chat, data.as_bytes()), Chunk::Malformed, "{data}");
@@ -197,6 +199,7 @@ fn known_fields_of_another_type_count_as_absent() {
         r#"{"choices":[{"delta":"a","finish_reason":null}]}"#,
         r#"{"choices":[{"delta":1e999}],"usage":{"prompt_tokens":"9","completion_tokens":-1}}"#,
         r#"{"usage":{}}"#,
+        r#"{"\ud83d":1,"choices":[]}"#,
     ] {
         assert_eq!(event(Dialect::Chat, data), ChunkPeek::default(), "{data}");
     }

@@ -137,6 +137,7 @@ fn what_cannot_be_routed_is_told_apart() {
         ("", PeekError::InvalidJson { line: 1, column: 0 }),
         ("{\"model\": \"a\",\n  \"stream\": tru}", PeekError::InvalidJson { line: 2, column: 16 }),
         ("{\"model\": \"a\"} x", PeekError::InvalidJson { line: 1, column: 16 }),
+        ("{\"\t\": 1}", PeekError::InvalidJson { line: 1, column: 2 }),
         ("{\"model\": 3, \"x\": }", PeekError::InvalidJson { line: 1, column: 19 }),
         ("[{\"model\": \"a\"}]", PeekError::NotAnObject),
         ("\"model\"", PeekError::NotAnObject),

@@ -1,8 +1,10 @@
 //! Clients of the node: well-behaved ones over HTTP/1.1, HTTP/2 and TLS that see every event as it arrives, and
 //! a raw one that puts any bytes on the wire.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
@@ -16,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::soon;
+use crate::{PATIENCE, soon, within};
 
 /// A request about to be sent on a connection of its own.
 #[derive(Debug, Clone)]
@@ -236,6 +238,7 @@ impl Reply {
 pub struct Raw {
     stream: TcpStream,
     buffer: BytesMut,
+    patience: Duration,
 }
 
 impl Raw {
@@ -243,12 +246,42 @@ impl Raw {
     pub async fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: BytesMut::new(), patience: PATIENCE }
+    }
+
+    /// Waits this long for bytes, for a limit of the node's that is longer than usual.
+    pub const fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Puts bytes on the wire; `false` when the peer has closed.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         soon("the peer to take the bytes", self.stream.write_all(bytes.as_ref())).await.is_ok()
+    }
+
+    /// Says that nothing more will be sent.
+    pub async fn finish(&mut self) {
+        // The peer may have closed before.
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// The peer has closed, as far as is known by now.
+    pub fn closed(&self) -> bool {
+        match self.stream.try_read(&mut [0; 256]) {
+            Ok(0) => true,
+            Ok(_) => false,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Something of an answer is here.
+    pub async fn answered(&mut self) -> bool {
+        tokio::task::yield_now().await;
+        if self.stream.try_read_buf(&mut self.buffer).is_err() {
+            return !self.buffer.is_empty();
+        }
+        !self.buffer.is_empty()
     }
 
     /// The next answer: status, head and body by its length, chunked coding removed. `None` when the peer closed.
@@ -299,7 +332,8 @@ impl Raw {
     }
 
     async fn fill(&mut self) -> Option<()> {
-        match soon("bytes from the peer", self.stream.read_buf(&mut self.buffer)).await {
+        let read = self.stream.read_buf(&mut self.buffer);
+        match within(self.patience, "bytes from the peer", read).await {
             Ok(0) | Err(_) => None,
             Ok(_) => Some(()),
         }

@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod ca;
 pub mod client;
+pub mod h2;
 pub mod node;
 pub mod parts;
 pub mod process;

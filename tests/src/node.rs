@@ -47,6 +47,7 @@ pub struct Setup {
     names: Vec<String>,
     routes: Vec<String>,
     listen: String,
+    admin: String,
     top: String,
     retry: String,
     env: Vec<(String, String)>,
@@ -67,6 +68,7 @@ impl Setup {
             names: Vec::new(),
             routes: Vec::new(),
             listen: String::new(),
+            admin: String::new(),
             top: String::new(),
             // Quick, and without the budget, which has a test of its own.
             retry: "{attempts: 3, backoff: {initial: 1ms, factor: 2, max: 20ms}, budget: 100%}".to_owned(),
@@ -96,6 +98,13 @@ impl Setup {
         self
     }
 
+    /// An upstream that needs no key.
+    pub fn upstream_without_key(mut self, name: &str, base_url: &str) -> Self {
+        self.upstreams.push(format!("{{name: {name}, base_url: \"{base_url}\"}}"));
+        self.names.push(name.to_owned());
+        self
+    }
+
     /// A route as it stands in the file; without any, every model goes to all upstreams in their order.
     pub fn route(mut self, entry: &str) -> Self {
         self.routes.push(entry.to_owned());
@@ -111,6 +120,12 @@ impl Setup {
     /// More of `listen`, as `max_body: 1MiB`.
     pub fn listen(mut self, settings: &str) -> Self {
         self.listen = format!(", {settings}");
+        self
+    }
+
+    /// More of `admin`, as `token: {env: TOKEN}`.
+    pub fn admin(mut self, settings: &str) -> Self {
+        self.admin = format!(", {settings}");
         self
     }
 
@@ -147,8 +162,9 @@ impl Setup {
             list(&self.routes)
         };
         format!(
-            "listen: {{address: \"127.0.0.1:0\"{}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nupstreams:\n{}routes:\n{routes}{}",
+            "listen: {{address: \"127.0.0.1:0\"{}}}\nadmin: {{address: \"127.0.0.1:0\"{}}}\nupstreams:\n{}routes:\n{routes}{}",
             self.listen,
+            self.admin,
             list(&self.upstreams),
             self.top
         )

@@ -62,6 +62,9 @@ async fn accepts(what: &str, port: u16) {
     until(what, async || TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
 }
 
+/// A name that only the SOCKS proxy can resolve; it is loopback.
+pub const BEHIND: &str = "api.behind-the-proxy.test";
+
 /// A proxy in a process of its own.
 #[derive(Debug)]
 pub struct Proxy {
@@ -92,13 +95,26 @@ impl Proxy {
         Some(Self { process, port, log, _folder: folder })
     }
 
-    /// microsocks, which asks for `user` and `password`; `None` when it is not installed.
+    /// microsocks, which asks for `user` and `password` and is alone in knowing the name `BEHIND`; `None` when it is
+    /// not installed or the system does not let it have a table of names of its own.
     pub async fn microsocks(user: &str, password: &str) -> Option<Self> {
         let program = program("microsocks")?;
         let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().join("hosts");
+        std::fs::write(&hosts, format!("127.0.0.1 localhost {BEHIND}\n")).unwrap();
+        // A view of the file system of its own, in which /etc/hosts is another file.
+        let apart = || {
+            let mut command = Command::new("unshare");
+            let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+            command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(&hosts);
+            command
+        };
+        let probe = apart().arg("true").output().await;
+        let possible = probe.is_ok_and(|output| output.status.success());
+        or_skip("a mount namespace for the SOCKS proxy", possible.then(|| hosts.clone()))?;
         let port = free_port();
-        let mut command = Command::new(program);
-        command.args(["-i", "127.0.0.1", "-p", &port.to_string(), "-u", user, "-P", password]);
+        let mut command = apart();
+        command.arg(program).args(["-i", "127.0.0.1", "-p", &port.to_string(), "-u", user, "-P", password]);
         let process = Process::start("microsocks", &mut command);
         accepts("microsocks", port).await;
         Some(Self { process, port, log: PathBuf::new(), _folder: folder })

@@ -1,0 +1,106 @@
+//! A well-behaved upstream that speaks HTTP/2 alone, by ALPN under TLS.
+//!
+//! Owns its listener and connections; all end when it is dropped. What it cannot do is misbehave: that is
+//! `upstream`'s business.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, Response, Uri, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::answer::{self, DONE, delta, finish, role};
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The connection's version.
+    pub version: Version,
+    /// With scheme and authority.
+    pub uri: Uri,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// How many connections came before its own.
+    pub connection: usize,
+}
+
+/// The upstream. Answers chat requests, plain and streamed.
+pub struct H2Upstream {
+    port: u16,
+    requests: Arc<Mutex<Vec<Seen>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl H2Upstream {
+    /// Starts it; `config` must offer `h2`.
+    pub async fn start(config: Arc<rustls::ServerConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, TlsAcceptor::from(config), Arc::clone(&requests)));
+        Self { port, requests, _tasks: tasks }
+    }
+
+    /// The `base_url` for it.
+    pub fn url_as(&self, host: &str) -> String {
+        format!("https://{host}:{}/v1", self.port)
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, requests: Arc<Mutex<Vec<Seen>>>) {
+    let mut connections = JoinSet::new();
+    let mut count = 0;
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (tls, requests) = (tls.clone(), Arc::clone(&requests));
+        let connection = count;
+        count += 1;
+        connections.spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let requests = Arc::clone(&requests);
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+                    let streams = body.windows(13).any(|w| w == b"\"stream\":true");
+                    let (version, uri, headers) = (head.version, head.uri, head.headers);
+                    requests.lock().unwrap().push(Seen { version, uri, headers, body, connection });
+                    Ok::<_, Infallible>(if streams { streamed() } else { plain() })
+                }
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+fn plain() -> Answer {
+    let body = Full::new(Bytes::from(answer::chat("over h2").to_string()));
+    Response::builder().header("content-type", "application/json").body(body.boxed()).unwrap()
+}
+
+fn streamed() -> Answer {
+    let parts = [role(), delta("over "), delta("h2"), finish(), DONE.to_owned()];
+    let frames = parts.map(|part| Ok(Frame::data(Bytes::from(part))));
+    let body = StreamBody::new(stream::iter(frames));
+    Response::builder().header("content-type", "text/event-stream").body(BodyExt::boxed(body)).unwrap()
+}

@@ -146,7 +146,8 @@ fn parents() -> io::Result<HashMap<u32, u32>> {
     Ok(parents)
 }
 
-fn tick() -> anyhow::Result<Duration> {
+/// One tick of the clock that `/proc` counts in. Errors: `getconf` is missing or says nonsense.
+pub fn tick() -> anyhow::Result<Duration> {
     let output = std::process::Command::new("getconf").arg("CLK_TCK").output().context("getconf CLK_TCK")?;
     let per_second: u32 =
         String::from_utf8_lossy(&output.stdout).trim().parse().context("getconf CLK_TCK gave no number")?;

@@ -1,8 +1,11 @@
-//! What a machine must be like for the figures to mean something, looked at before anything is measured.
+//! What a machine must be like for the figures to mean something: looked at before anything is measured, and
+//! how quiet it stayed, afterwards.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+
+use crate::process::{CpuMark, Watched, tick};
 
 /// A gateway under 1,000 streams has 2,000 sockets, and some for itself.
 const OPEN_FILES_MIN: u64 = 4096;
@@ -38,6 +41,32 @@ pub async fn not_quiet() -> anyhow::Result<Option<String>> {
     Ok((busy > BUSY_MAX).then(|| {
         format!("the machine was {:.0} % busy before the start: figures are less certain", busy * 100.0)
     }))
+}
+
+/// Finds out how much of the machine others used meanwhile.
+#[derive(Debug)]
+pub struct Others {
+    ours: Watched,
+    before: (CpuMark, Ticks),
+}
+
+impl Others {
+    /// From now on. This process and all that it has started are not others. Errors: `/proc` is unreadable.
+    pub fn watch() -> anyhow::Result<Self> {
+        let ours = Watched::new(&[std::process::id()])?;
+        let before = (ours.cpu()?, Ticks::now()?);
+        Ok(Self { ours, before })
+    }
+
+    /// Their part of all cores until now, 0 to 1; the kernel's own work counts with it. Errors: one of our
+    /// processes has ended.
+    pub fn part(&self) -> anyhow::Result<f64> {
+        let (cpu, ticks) = &self.before;
+        let now = Ticks::now()?;
+        let ours = self.ours.between(cpu, &self.ours.cpu()?).used.as_secs_f64();
+        let all = now.all.saturating_sub(ticks.all) as f64 * tick()?.as_secs_f64();
+        Ok(if all > 0.0 { (now.busy_since(*ticks) - ours / all).max(0.0) } else { 0.0 })
+    }
 }
 
 /// Time of all cores together since the machine started.

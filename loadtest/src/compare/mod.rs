@@ -120,6 +120,7 @@ pub async fn compare(settings: &Settings, mut say: impl FnMut(&str)) -> anyhow::
     }
     anyhow::ensure!(!gateways.is_empty(), "nothing is left to compare");
     let kinds = gateways.iter().map(|gateway| gateway.kind).collect();
+    let others = expected::Others::watch()?;
     let mut runs = Vec::new();
     for round in 0..settings.rounds {
         for phase in PHASES {
@@ -140,6 +141,7 @@ pub async fn compare(settings: &Settings, mut say: impl FnMut(&str)) -> anyhow::
         }
         gateways.rotate_left(1);
     }
+    conditions.push(format!("other programs used {:.0} % of the machine meanwhile", others.part()? * 100.0));
     Ok(Comparison { conditions, kinds, runs })
 }
 

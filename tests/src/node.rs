@@ -14,10 +14,10 @@ use tokio::process::Command;
 use crate::client::{Call, Reply};
 use crate::process::Process;
 
-/// The binary under test: `$TIDEGATE_BIN`, else the newest of the debug and the release build.
+/// The binary under test: `$TIDEGATE_BIN` (from the root of the checkout, when relative), else the newest of the debug and the release build.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TIDEGATE_BIN") {
-        return path.into();
+        return crate::parts::root().join(path);
     }
     let this = std::env::current_exe().unwrap();
     let target = this.ancestors().nth(3).unwrap();
@@ -253,8 +253,9 @@ impl Node {
 
     /// Fails unless an ordinary request is answered: the node has survived what came before.
     pub async fn still_answers(&self) {
-        let reply = self.chat().send().await;
+        let log = || format!("the node no longer answers; its log:\n{}", self.process.output());
+        let reply = self.chat().try_send().await.unwrap_or_else(|error| panic!("{error}: {}", log()));
         let status = reply.status;
-        assert_eq!(status, 200, "the node no longer answers: {}", reply.text().await);
+        assert_eq!(status, 200, "{}\n{}", reply.text().await, log());
     }
 }

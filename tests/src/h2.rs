@@ -15,6 +15,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -45,11 +46,17 @@ pub struct H2Upstream {
 impl H2Upstream {
     /// Starts it; `config` must offer `h2`.
     pub async fn start(config: Arc<rustls::ServerConfig>) -> Self {
+        Self::leaving_after(config, usize::MAX).await
+    }
+
+    /// Says GOAWAY on each connection as soon as this many of its requests have come, as servers do that restart
+    /// or balance their load.
+    pub async fn leaving_after(config: Arc<rustls::ServerConfig>, requests_each: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, TlsAcceptor::from(config), Arc::clone(&requests)));
+        tasks.spawn(accept(listener, TlsAcceptor::from(config), Arc::clone(&requests), requests_each));
         Self { port, requests, _tasks: tasks }
     }
 
@@ -64,7 +71,12 @@ impl H2Upstream {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, requests: Arc<Mutex<Vec<Seen>>>) {
+async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    requests: Arc<Mutex<Vec<Seen>>>,
+    requests_each: usize,
+) {
     let mut connections = JoinSet::new();
     let mut count = 0;
     loop {
@@ -74,7 +86,10 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, requests: Arc<Mutex<Vec
         count += 1;
         connections.spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
+            let (leave, left) = (Arc::new(Semaphore::new(0)), requests_each);
+            let counted = Arc::clone(&leave);
             let service = service_fn(move |request: http::Request<Incoming>| {
+                counted.add_permits(1);
                 let requests = Arc::clone(&requests);
                 async move {
                     let (head, body) = request.into_parts();
@@ -86,7 +101,15 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, requests: Arc<Mutex<Vec
                 }
             });
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+            let enough = u32::try_from(left).unwrap_or(u32::MAX);
+            tokio::select! {
+                _ = serving.as_mut() => {}
+                _ = leave.acquire_many(enough) => {
+                    serving.as_mut().graceful_shutdown();
+                    let _ = serving.await;
+                }
+            }
         });
     }
 }

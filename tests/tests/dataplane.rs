@@ -509,3 +509,120 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
     assert_eq!(raw.answer().await.unwrap().0, 200);
     assert_eq!(upstream.request().body, body);
 }
+
+#[tokio::test]
+async fn a_goaway_costs_no_client_a_failure() {
+    let ca = Ca::new();
+    let upstream = H2Upstream::leaving_after(ca.issue(&["localhost"]).server(&["h2"]), 3).await;
+    let setup = Setup::new();
+    let tls = format!("tls: {{ca: \"{}\"}}", setup.file("ca.pem", ca.pem()).display());
+    let node = setup.upstream_with("a", &upstream.url_as("localhost"), &tls).start().await;
+    for _ in 0..10 {
+        let calls: Vec<_> = (0..8).map(|_| tokio::spawn(node.chat().send())).collect();
+        for call in calls {
+            let reply = call.await.unwrap();
+            assert_eq!((reply.status.as_u16(), reply.came_by()), (200, ("a@direct", "1")));
+        }
+    }
+    let connections = upstream.requests().iter().map(|seen| seen.connection).max().unwrap();
+    assert!(connections > 2, "it left {connections} times");
+    assert_eq!(node.metric("tidegate_api_errors_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn an_upstream_at_its_bound_gives_way_to_another_and_alone_says_503() {
+    let gate = tidegate_tests::upstream::Gate::new();
+    let wire = answer::json(200, &answer::chat("x"));
+    let first = Upstream::doing(vec![Act::Wait(gate.clone()), Act::Send(wire)]).await;
+    let second = answering().await;
+    let one = "max_in_flight: 1";
+    let both = Setup::new().upstream_with("a", &first.url(), one).upstream("b", &second.url()).start().await;
+    let alone = Setup::new().upstream_with("a", &first.url(), one).retry("{attempts: 1}").start().await;
+    let running = [tokio::spawn(both.chat().send()), tokio::spawn(alone.chat().send())];
+    first.received(2).await;
+    let reply = both.chat().send().await;
+    assert_eq!((reply.status.as_u16(), reply.header("x-tidegate-path")), (200, "b@direct"));
+    let reply = alone.chat().send().await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(reply.error().await, ("overloaded_error".into(), "overloaded".into()));
+    gate.open(2);
+    for call in running {
+        assert_eq!(call.await.unwrap().status, 200);
+    }
+    assert_eq!(first.count(), 2, "the bound held");
+}
+
+#[tokio::test]
+async fn a_slow_plain_body_is_bound_by_idle_and_total_not_by_first_byte() {
+    let body = answer::chat("slowly").to_string();
+    let gate = tidegate_tests::upstream::Gate::new();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut script = vec![Act::Send(head.into())];
+    for byte in body.clone().into_bytes().chunks(40) {
+        script.extend([Act::Wait(gate.clone()), Act::Send(byte.to_vec().into())]);
+    }
+    let upstream = Upstream::doing(script).await;
+    let times = "timeouts: {first_byte: 200ms, idle: 2s, total: 10s}";
+    let node = Setup::new().upstream_with("a", &upstream.url(), times).start().await;
+    let call = tokio::spawn(node.chat().send());
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
+    while !call.is_finished() {
+        tick.tick().await;
+        gate.open(1);
+    }
+    let reply = call.await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.came_by()), (200, ("a@direct", "1")));
+    assert_eq!(reply.text().await, body);
+}
+
+#[tokio::test]
+async fn a_plain_answer_that_stops_in_the_middle_is_504_in_time() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"id\":";
+    let upstream = Upstream::doing(vec![Act::Send(head.into()), Act::Stall]).await;
+    let by_idle = "timeouts: {idle: 300ms}";
+    let by_total = "timeouts: {total: 300ms, first_byte: 250ms, connect: 250ms}";
+    for times in [by_idle, by_total] {
+        let setup = Setup::new().upstream_with("a", &upstream.url(), times).retry("{attempts: 1}");
+        let node = setup.start().await;
+        let limit = std::time::Duration::from_secs(3);
+        let reply = tidegate_tests::within(limit, "an answer in time", node.chat().send()).await;
+        assert_eq!(reply.status, 504, "{times}");
+        assert_eq!(reply.error().await, ("upstream_error".into(), "timeout".into()));
+    }
+    upstream.gave_up(2).await;
+}
+
+#[tokio::test]
+async fn a_large_plain_answer_passes_whole_and_a_cut_one_is_not_ended_in_order() {
+    let numbers = "0.123456789,".repeat(2_000_000);
+    let body = format!("{{\"object\":\"list\",\"data\":[{{\"embedding\":[{numbers}0]}}],\"model\":\"m\"}}");
+    let whole = answer::whole(200, &[("content-type", "application/json")], &body);
+    let cut = whole.slice(..whole.len() - 1000);
+    let upstream = Upstream::start(move |seen| match seen.header("x-cut") {
+        Some(_) => vec![Act::Send(cut.clone()), Act::Close],
+        None => vec![Act::Send(whole.clone())],
+    })
+    .await;
+    let node = Setup::new().upstream("a", &upstream.url()).start().await;
+    let ask = || node.post("/v1/embeddings", &json!({"model": "m", "input": "x"}));
+    let got = ask().send().await.bytes().await;
+    assert!(got == body.as_bytes(), "{} of {} bytes", got.len(), body.len());
+    let broken = ask().header("x-cut", "1").send().await;
+    assert_eq!(broken.status, 200);
+    assert!(broken.try_bytes().await.is_err(), "a client must be able to see that it is not whole");
+    let peak = node.process.peak() >> 20;
+    assert!(tidegate_tests::node::is_debug_build() || peak < 64, "{peak} MiB for an answer of 24 MiB");
+}
+
+#[tokio::test]
+async fn an_event_stream_nobody_asked_for_is_no_plain_answer() {
+    let upstream = Upstream::saying(answer::stream(&["x"])).await;
+    let node = Setup::new().upstream("a", &upstream.url()).retry("{attempts: 1}").start().await;
+    let reply = node.chat().send().await;
+    assert_eq!(reply.status, 502);
+    assert_eq!(reply.error().await.1, "bad_response");
+}

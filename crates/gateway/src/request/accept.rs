@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::answer::Answer;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
+use crate::request::body;
 use crate::request::settle::{End, Settle};
 
 /// Longest request id taken over from a client.
@@ -25,7 +26,7 @@ pub struct Accepted {
     pub settle: Option<Box<Settle>>,
     /// Method, URL, headers.
     pub head: Parts,
-    /// Taken by `read`.
+    /// Read by `read`; what was not wanted of it is thrown away with a refusal.
     pub body: Option<Incoming>,
     request_id: HeaderValue,
 }
@@ -85,6 +86,9 @@ impl Accepted {
 
     /// An answer of our own.
     pub fn refuse(mut self, error: &GatewayError) -> Response<Answer> {
+        if let Some(body) = self.body.take() {
+            body::discard(body);
+        }
         self.note(|settle| {
             settle.end = End::Refused { status: error.request_status(), code: error.kind_and_code().1 };
             settle.path = None;

@@ -16,15 +16,40 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// After this many pieces others get their turn: a million one-byte chunks must not hold up a worker.
 const PIECES_PER_TURN: usize = 256;
 
+/// What is thrown away of a body nobody wants, so that its sender comes to read our answer: closing on unread
+/// bytes would reset the connection and the answer with it (nginx's lingering close).
+const LINGER_MAX: usize = 64 * 1024 * 1024;
+const LINGER_PIECE: Duration = Duration::from_secs(5);
+const LINGER_WHOLE: Duration = Duration::from_secs(30);
+
+/// Reads the rest of a body and forgets it, in bounds; beyond them the connection is closed on it.
+pub fn discard(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(async move {
+        let rest = async {
+            let mut size = 0;
+            while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER_PIECE, body.frame()).await {
+                size += frame.data_ref().map_or(0, Bytes::len);
+                if size > LINGER_MAX {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER_WHOLE, rest).await;
+    });
+}
+
 /// Reads all of `body`, at most `max` bytes. A body in one piece is not copied.
-pub async fn collect(body: Incoming, max: usize) -> Result<Bytes, GatewayError> {
+pub async fn collect(body: &mut Incoming, max: usize) -> Result<Bytes, GatewayError> {
     if body.size_hint().lower() > max as u64 {
         return Err(GatewayError::BodyTooLarge(max));
     }
     tokio::time::timeout(WHOLE_TIMEOUT, pieces(body, max)).await.map_err(|_| GatewayError::RequestTimeout)?
 }
 
-async fn pieces(mut body: Incoming, max: usize) -> Result<Bytes, GatewayError> {
+async fn pieces(body: &mut Incoming, max: usize) -> Result<Bytes, GatewayError> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut count = 0usize;

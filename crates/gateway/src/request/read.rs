@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
-use hyper::body::Body as _;
+use http_body::Body as _;
 use tidegate_wire::answer::Dialect;
 use tidegate_wire::request::peek;
 
@@ -63,7 +63,7 @@ pub enum Target {
 
 /// Reads and understands the request.
 pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Result<Parsed, GatewayError> {
-    let Some(incoming) = accepted.body.take() else { return Err(GatewayError::Internal) };
+    let Some(incoming) = &mut accepted.body else { return Err(GatewayError::Internal) };
     let head = &mut accepted.head;
     let size: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
     if size > HEADERS_MAX {

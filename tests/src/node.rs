@@ -50,6 +50,7 @@ pub struct Setup {
     admin: String,
     top: String,
     retry: String,
+    open_files: Option<u32>,
     env: Vec<(String, String)>,
 }
 
@@ -72,6 +73,7 @@ impl Setup {
             top: String::new(),
             // Quick, and without the budget, which has a test of its own.
             retry: "{attempts: 3, backoff: {initial: 1ms, factor: 2, max: 20ms}, budget: 100%}".to_owned(),
+            open_files: None,
             env: Vec::new(),
         }
     }
@@ -136,6 +138,12 @@ impl Setup {
         self
     }
 
+    /// The node may have no more than this many files and sockets open.
+    pub const fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// A variable of the node's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -173,7 +181,14 @@ impl Setup {
     /// Runs the node; it accepts when this returns.
     pub async fn start(self) -> Node {
         let config = self.file("tidegate.yaml", self.yaml());
-        let mut command = Command::new(binary());
+        let mut command = match self.open_files {
+            None => Command::new(binary()),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(binary());
+                shell
+            }
+        };
         command.args(["serve", "--log-format", "json", "--config"]).arg(&config);
         command.current_dir(self.folder.path()).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
         if let Some(path) = std::env::var_os("PATH") {

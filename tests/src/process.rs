@@ -4,6 +4,7 @@
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -73,9 +74,10 @@ impl Process {
 
     /// Sends a signal by its name, as `TERM`.
     pub async fn signal(&self, name: &str) {
-        let id = self.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
-        assert!(status.success(), "kill -s {name} {id}");
+        // The shell's own kill: the program of that name is not everywhere.
+        let line = format!("kill -s {name} {}", self.id());
+        let status = Command::new("sh").args(["-c", &line]).status().await.unwrap();
+        assert!(status.success(), "{line}");
     }
 
     /// Waits until it has ended.
@@ -88,6 +90,15 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    }
+
+    /// CPU time it has used, both of its own and of the kernel for it, to a hundredth of a second.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // The name, the second field, may hold spaces; after it the 12th and 13th are ticks of 10 ms.
+        let after = stat.rsplit(')').next().unwrap();
+        let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|t| t.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// The most memory that was ever resident, bytes.

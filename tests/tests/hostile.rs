@@ -433,3 +433,25 @@ async fn more_connections_than_allowed_wait_and_are_served_later() {
     held.pop();
     assert_eq!(waiting.await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn out_of_file_descriptors_a_node_waits_and_goes_on() {
+    let upstream = Upstream::doing(good()).await;
+    let node = Setup::new().upstream("a", &upstream.url()).open_files(128).start().await;
+    node.still_answers().await;
+    let mut greedy = Vec::new();
+    for _ in 0..300 {
+        greedy.push(Raw::connect(node.address).await);
+    }
+    let error = |line: &str| (line.contains("ERROR") && line.contains("open files")).then_some(());
+    node.process.line("an error about open files", error).await;
+    let spent = node.process.cpu();
+    // Among the three hundred nobody is served now; a second of that must cost next to nothing.
+    let waited = tokio::time::timeout(Duration::from_secs(1), node.chat().try_send()).await;
+    let spun = node.process.cpu() - spent;
+    assert!(spun < Duration::from_millis(300), "{spun:?} of CPU in a second of waiting");
+    drop((waited, greedy));
+    node.still_answers().await;
+    let errors = node.process.output().lines().filter(|line| error(line).is_some()).count();
+    assert!(errors <= 3, "{errors} lines about the same");
+}

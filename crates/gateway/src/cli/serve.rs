@@ -49,9 +49,26 @@ pub fn run(args: Args, format: Option<Format>) -> ExitCode {
 /// What every command that runs a node sets up once: the log, TLS, the control thread's runtime.
 pub fn prepare(config: &Config, format: Option<Format>) -> anyhow::Result<tokio::runtime::Runtime> {
     log::install(Format::or_default(format), &config.log)?;
+    raise_file_limit(config.listen.max_connections);
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// Systems start processes with a soft limit of 1024 open files for the sake of `select`, which nothing here
+/// uses. A client's request may need two: its connection and the upstream's.
+fn raise_file_limit(max_connections: usize) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if usize::try_from(limit).is_ok_and(|limit| limit < max_connections.saturating_mul(2)) => {
+            tracing::warn!(
+                limit,
+                max_connections,
+                "few open files are allowed: raise the hard limit (ulimit -Hn) to twice listen.max_connections, or lower that"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -23,6 +23,10 @@ use super::dns::Resolver;
 use super::proxy::{self, ProxyError};
 use super::socket;
 
+/// Linux: the process, or the whole system, has too many files open.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -74,8 +78,14 @@ impl std::fmt::Display for Phase {
 
 impl ConnectError {
     /// The class retries and metrics know it by.
-    pub const fn class(&self) -> Class {
+    pub fn class(&self) -> Class {
         match self {
+            // Out of file descriptors: ours, and no path's fault.
+            Self::Tcp(error) | Self::Proxy(ProxyError::Io(error))
+                if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) =>
+            {
+                Class::Busy
+            }
             Self::Dns(_) | Self::Timeout { phase: Phase::Dns, .. } => Class::Dns,
             Self::Tcp(_) | Self::Timeout { phase: Phase::Tcp, .. } => Class::Connect,
             Self::Proxy(_) | Self::Timeout { phase: Phase::Proxy, .. } => Class::Proxy,

@@ -50,7 +50,7 @@ pub struct Setup {
     admin: String,
     top: String,
     retry: String,
-    open_files: Option<u32>,
+    open_files: Option<String>,
     env: Vec<(String, String)>,
 }
 
@@ -139,8 +139,14 @@ impl Setup {
     }
 
     /// The node may have no more than this many files and sockets open.
-    pub const fn open_files(mut self, limit: u32) -> Self {
-        self.open_files = Some(limit);
+    pub fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(format!("ulimit -n {limit}"));
+        self
+    }
+
+    /// The node begins with this many at most and may allow itself more, as most systems start a process.
+    pub fn open_files_at_first(mut self, limit: u32) -> Self {
+        self.open_files = Some(format!("ulimit -Sn {limit}"));
         self
     }
 
@@ -185,7 +191,7 @@ impl Setup {
             None => Command::new(binary()),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(binary());
+                shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).arg(binary());
                 shell
             }
         };

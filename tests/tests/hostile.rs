@@ -455,3 +455,15 @@ async fn out_of_file_descriptors_a_node_waits_and_goes_on() {
     let errors = node.process.output().lines().filter(|line| error(line).is_some()).count();
     assert!(errors <= 3, "{errors} lines about the same");
 }
+
+#[tokio::test]
+async fn a_low_soft_limit_of_open_files_does_not_bound_the_node() {
+    let upstream = Upstream::doing(good()).await;
+    let node = Setup::new().upstream("a", &upstream.url()).open_files_at_first(64).start().await;
+    let mut open = Vec::new();
+    for _ in 0..200 {
+        open.push(Raw::connect(node.address).await);
+    }
+    node.still_answers().await;
+    assert!(!node.process.output().contains("open files"), "{}", node.process.output());
+}

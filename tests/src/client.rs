@@ -315,6 +315,13 @@ impl Raw {
         }
     }
 
+    /// The peer closes within `limit`; what it sends before is kept.
+    pub async fn closes_within(&mut self, limit: Duration) -> bool {
+        let closed =
+            async { while matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0) {} };
+        tokio::time::timeout(limit, closed).await.is_ok()
+    }
+
     /// Reads until the peer closes; what it sent.
     pub async fn rest(&mut self) -> Bytes {
         soon("the peer to close", async { while self.fill().await.is_some() {} }).await;

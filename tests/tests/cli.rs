@@ -362,6 +362,34 @@ async fn on_sigterm_a_node_is_unready_serves_on_and_finishes_its_streams() {
     assert_eq!(ended.code(), Some(0));
 }
 
+/// The upstream connection was opened by another worker, which has nothing left to do when the node drains.
+#[tokio::test]
+async fn a_stream_over_another_workers_connection_finishes_while_draining() {
+    let gate = Gate::new();
+    let held = held_stream(&gate);
+    let upstream = Upstream::start(move |seen| {
+        if seen.json()["stream"] == true {
+            held.clone()
+        } else {
+            vec![Act::Send(answer::json(200, &answer::chat("x")))]
+        }
+    })
+    .await;
+    let listen = "drain_grace: 0s, drain_timeout: 30s";
+    let mut node = Setup::new().upstream("a", &upstream.url()).listen(listen).start().await;
+    let first = node.chat().send().await;
+    let mut stream = node.chat_stream().send().await;
+    assert_eq!(stream.event().await, Some(role()));
+    assert_eq!(upstream.connections(), 1, "the stream took over the kept connection");
+    node.process.signal("TERM").await;
+    drop(first);
+    until("the door to close", async || TcpStream::connect(node.address).await.is_err().then_some(())).await;
+    gate.open(1);
+    let text = stream.text().await;
+    assert!(text.ends_with(DONE), "{text}");
+    assert_eq!(node.process.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_stream_longer_than_drain_timeout_ends_in_an_error_event() {
     let gate = Gate::new();

@@ -290,7 +290,8 @@ async fn models_are_merged_over_upstreams_and_filtered_by_routes_and_clients() {
         .start()
         .await;
     let ids = async |key: &str| {
-        let reply = node.call("GET", "/v1/models").bearer(key).send().await;
+        let call = node.call("GET", "/v1/models").bearer(key).header("accept-encoding", "gzip");
+        let reply = call.send().await;
         assert_eq!(reply.status, 200);
         let body = reply.json().await;
         assert_eq!(body["object"], "list");
@@ -303,6 +304,11 @@ async fn models_are_merged_over_upstreams_and_filtered_by_routes_and_clients() {
     all.sort();
     assert_eq!(all, ["gpt-4o", "gpt-4o-mini", "llama"]);
     assert_eq!(ids("tg-few").await, ["llama"]);
+    let asked = first.requests();
+    assert!(
+        asked.iter().all(|r| r.header("accept-encoding").is_none()),
+        "a list that is merged must come uncoded"
+    );
 }
 
 #[tokio::test]

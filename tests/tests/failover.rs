@@ -320,6 +320,19 @@ async fn a_rate_limited_key_gives_way_to_the_second_key() {
 }
 
 #[tokio::test]
+async fn an_upstream_without_keys_that_limits_is_left_alone_as_long_as_it_asks() {
+    let limit = answer::error("requests", "rate_limit_exceeded", "slow down");
+    let limited = Upstream::saying(answer::json_with(429, &[("retry-after", "60")], &limit)).await;
+    let node = Setup::new().upstream_without_key("a", &limited.url()).start().await;
+    for _ in 0..5 {
+        let reply = node.chat().send().await;
+        assert_eq!(reply.status, 429);
+        assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+    }
+    assert_eq!(limited.count(), 1, "asked once, then left alone");
+}
+
+#[tokio::test]
 async fn a_short_retry_after_is_waited_for_when_nothing_else_can_answer() {
     let limit = answer::error("requests", "rate_limit_exceeded", "slow down");
     let upstream = Upstream::start(move |seen| {

@@ -34,6 +34,34 @@ fn body(say: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_connection_that_says_nothing_or_half_a_preface_is_closed() {
+    let (node, _upstream) = pair().await;
+    let mut silent = Raw::connect(node.address).await;
+    let mut half = Raw::connect(node.address).await;
+    assert!(half.send("PRI * HTTP/2.0\r\n").await);
+    let limit = Duration::from_secs(45);
+    assert_eq!(tokio::join!(silent.closes_within(limit), half.closes_within(limit)), (true, true));
+    node.still_answers().await;
+}
+
+/// Load balancers keep idle connections for a minute and send the next request over them: were it us who closed,
+/// that request would be lost.
+#[tokio::test]
+async fn an_idle_connection_outlives_a_load_balancers_minute() {
+    let (node, upstream) = pair().await;
+    let mut raw = Raw::connect(node.address).await;
+    let request = format!("{}{}", head(&format!("content-length: {}\r\n", body("x").len())), body("x"));
+    for round in 1..=2 {
+        assert!(raw.send(&request).await);
+        let (status, ..) = raw.answer().await.expect("an answer over the same connection");
+        assert_eq!((status, upstream.count()), (200, round));
+        if round == 1 {
+            assert!(!raw.closes_within(Duration::from_secs(61)).await, "closed while idle");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_never_ends_is_cut_off_while_others_are_served() {
     let (node, _upstream) = pair().await;
     let mut slow = Vec::new();

@@ -49,14 +49,14 @@ const NOT_CLIENT: [HeaderName; 7] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// Strips a client's headers down to what may go to an upstream. `streamed` answers must come uncoded: an
-/// event cannot be looked at, or an error event added, inside a compressed stream.
-pub fn toward_upstream(headers: &mut HeaderMap, streamed: bool) {
+/// Strips a client's headers down to what may go to an upstream. `uncoded` answers are asked for where one must
+/// be looked into: an error event cannot be added inside a compressed stream.
+pub fn toward_upstream(headers: &mut HeaderMap, uncoded: bool) {
     drop_hop_by_hop(headers);
     for name in &NOT_UPSTREAM {
         headers.remove(name);
     }
-    if streamed {
+    if uncoded {
         headers.remove(header::ACCEPT_ENCODING);
     }
 }

@@ -4,14 +4,17 @@
 //! kernel's queue or go to another node. Out of file descriptors it waits and goes on. Every wait for a
 //! client has a bound: handshake, request head, and a write that the client does not take.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -22,9 +25,12 @@ use crate::request;
 use crate::tls::Certificate;
 use crate::worker::{Accepted, Workers};
 
-/// Time for a TLS handshake, and for the first request's head.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the connection to the first request's whole head.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a later one, from the answer before it: also how long a connection may idle. Longer than the 60 s after
+/// which common load balancers drop idle connections, so that it is they who close and no request meets our closing.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// A client that takes nothing of its answer for this long is gone (nginx's `send_timeout`).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Room for the largest head we answer properly ourselves, and some more.
@@ -32,6 +38,10 @@ const READ_BUFFER_MAX: usize = 64 * 1024;
 /// Wait when the process has no file descriptor left.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 const STREAMS_MAX: u32 = 250;
+/// What an HTTP/2 client sends first (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Between looks at a beginning that could still become either protocol; only a broken client makes us wait.
+const PREFACE_LOOK: Duration = Duration::from_millis(10);
 
 /// Binds the listening socket. The error names the address.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -94,55 +104,118 @@ pub async fn serve(
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     // Without it an event waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let stream = Patient::new(stream, WRITE_TIMEOUT);
     match certificate {
-        None => http(gateway, peer, stream).await,
-        Some(certificate) => {
-            // Boxed: the session's state would make every plain connection as large.
-            Box::pin(secure(gateway, certificate, peer, stream)).await;
+        None => {
+            let looked = tokio::select! {
+                looked = tokio::time::timeout(FIRST_HEAD_TIMEOUT, begins_as_http2(&stream)) => looked,
+                // It has asked for nothing yet and may ask another node.
+                () = gateway.drain.closing.cancelled() => return,
+            };
+            let stream = Patient::new(stream, WRITE_TIMEOUT);
+            match looked {
+                Ok(Ok(false)) => serve_http1(gateway, peer, stream).await,
+                Ok(Ok(true)) => Box::pin(serve_http2(gateway, peer, stream)).await,
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended"),
+                Err(_) => tracing::debug!(%peer, "the first request took too long"),
+            }
         }
+        // Boxed: the session's state would make every plain connection as large.
+        Some(certificate) => Box::pin(secure(gateway, certificate, peer, stream)).await,
     }
     drop(guard);
 }
 
-async fn secure(
-    gateway: Arc<Gateway>,
-    certificate: Arc<Certificate>,
-    peer: SocketAddr,
-    stream: Patient<TcpStream>,
-) {
+/// Looks at the first bytes without taking them. HTTP/2 without TLS is spoken with prior knowledge only.
+async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut seen).await?;
+        let begun = seen.get(..n).unwrap_or_default();
+        if n == 0 || !PREFACE.starts_with(begun) {
+            return Ok(false);
+        }
+        if n == PREFACE.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(PREFACE_LOOK).await;
+    }
+}
+
+async fn secure(gateway: Arc<Gateway>, certificate: Arc<Certificate>, peer: SocketAddr, stream: TcpStream) {
+    let stream = Patient::new(stream, WRITE_TIMEOUT);
     let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => http(gateway, peer, stream).await,
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            serve_http2(gateway, peer, stream).await
+        }
+        Ok(Ok(stream)) => serve_http1(gateway, peer, stream).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
         Err(_) => tracing::debug!(%peer, "tls handshake took too long"),
     }
 }
 
-async fn http<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
+async fn serve_http1<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
+    let begun = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (gateway, begun) = (Arc::clone(&gateway), Arc::clone(&begun));
+        service_fn(move |incoming| {
+            begun.store(true, Ordering::Relaxed);
+            let gateway = Arc::clone(&gateway);
+            async move { Ok::<_, Infallible>(request::handle(gateway, peer, incoming).await) }
+        })
+    };
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut first_head = std::pin::pin!(tokio::time::sleep(FIRST_HEAD_TIMEOUT));
+    let mut waiting = true;
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => break result,
+            () = gateway.drain.closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            }
+            () = first_head.as_mut(), if waiting => {
+                waiting = false;
+                if !begun.load(Ordering::Relaxed) {
+                    tracing::debug!(%peer, "the first request took too long");
+                    return;
+                }
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn serve_http2<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = {
+        let gateway = Arc::clone(&gateway);
+        service_fn(move |incoming| {
+            let gateway = Arc::clone(&gateway);
+            async move { Ok::<_, Infallible>(request::handle(gateway, peer, incoming).await) }
+        })
+    };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(READ_BUFFER_MAX).unwrap_or(u32::MAX))
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    let shared = Arc::clone(&gateway);
-    let service = service_fn(move |incoming| {
-        let gateway = Arc::clone(&shared);
-        async move { Ok::<_, std::convert::Infallible>(request::handle(gateway, peer, incoming).await) }
-    });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let closing = gateway.drain.closing.cancelled();
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = closing => {
+        () = gateway.drain.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Connections on their way to a worker that has not picked them up yet.
 const HANDOVER_MAX: usize = 1024;
@@ -59,7 +60,10 @@ impl<G: Send + 'static> Workers<G> {
         S: Fn(Accepted<G>) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let workers = (0..count.max(1)).map(|index| {
+        let count = count.max(1);
+        let finish = Finish::new(count);
+        let workers = (0..count).map(|index| {
+            let finish = Arc::clone(&finish);
             let (queue, mut accepted) = mpsc::channel::<Accepted<G>>(HANDOVER_MAX);
             let load = Arc::new(AtomicUsize::new(0));
             let serve = serve.clone();
@@ -76,6 +80,7 @@ impl<G: Send + 'static> Workers<G> {
                     }
                     running.close();
                     running.wait().await;
+                    finish.all().await;
                 });
             })?;
             Ok(Worker { queue, load, thread })
@@ -95,12 +100,35 @@ impl<G: Send + 'static> Workers<G> {
 
     /// Lets the workers end once their connections have, and waits for that. Blocks: not for async code.
     pub fn join(self) {
-        for worker in self.workers {
-            drop(worker.queue);
-            if worker.thread.join().is_err() {
+        let (queues, threads): (Vec<_>, Vec<_>) =
+            self.workers.into_iter().map(|worker| (worker.queue, worker.thread)).unzip();
+        drop(queues);
+        for thread in threads {
+            if thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
             }
         }
+    }
+}
+
+/// The end of all workers. One may relay over an upstream connection that another opened and whose reactor
+/// watches the socket, so none stops its reactor before all have finished.
+#[derive(Debug)]
+struct Finish {
+    running: AtomicUsize,
+    all: CancellationToken,
+}
+
+impl Finish {
+    fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { running: AtomicUsize::new(count), all: CancellationToken::new() })
+    }
+
+    async fn all(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all.cancel();
+        }
+        self.all.cancelled().await;
     }
 }
 

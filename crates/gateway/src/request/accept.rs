@@ -73,10 +73,16 @@ impl Accepted {
             Answer::Relay(relay) => relay.settle = self.settle.take(),
             Answer::Passage(passage) => passage.settle = self.settle.take(),
             Answer::Whole(_) => {
-                let client_fault = status.is_client_error();
+                let end = if status.is_client_error() {
+                    End::ClientError
+                } else if status.is_server_error() {
+                    End::Refused { status: "upstream_error", code: "upstream_5xx" }
+                } else {
+                    End::Success
+                };
                 self.note(|settle| {
                     if settle.end == End::Running {
-                        settle.end = if client_fault { End::ClientError } else { End::Success };
+                        settle.end = end;
                     }
                 });
             }

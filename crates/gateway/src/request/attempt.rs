@@ -135,8 +135,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         let started = Instant::now();
         let refused: Vec<usize> = around.refused_of(candidate.upstream).collect();
         let key = match path.upstream.keys.offer(around.model, &refused, started) {
-            Offer::Key(index) => Some(index),
-            Offer::NoneNeeded => None,
+            Offer::Key(index) => index,
             Offer::Resting(_) => {
                 // Another request put the last key to rest since the plan looked.
                 let failed = Failed::new(Class::RateLimited, "every key rests");
@@ -157,9 +156,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
             Ok(answered) => {
                 path.upstream.note(None);
                 path.metrics.attempt(None);
-                if let Some(key) = key {
-                    path.upstream.keys.worked(key);
-                }
+                path.upstream.keys.worked(key);
                 if repeat {
                     crate::metrics::retry(&route.config.name, true);
                 }
@@ -191,8 +188,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
 pub async fn lone(call: &Call, path: &Arc<Path>) -> Result<Body, Class> {
     let model = call.parsed.model.as_deref().unwrap_or_default();
     let key = match path.upstream.keys.offer(model, &[], Instant::now()) {
-        Offer::Key(index) => Some(index),
-        Offer::NoneNeeded => None,
+        Offer::Key(index) => index,
         Offer::Resting(_) => return Err(Class::RateLimited),
     };
     match once::once(call, path, key).await {
@@ -264,7 +260,7 @@ fn give_up(
         headers.insert("x-should-retry", http::HeaderValue::from_static("false"));
     }
     let path = around.gateway.paths.get(candidate.path).cloned();
-    let end = if class == Class::ModelNotFound {
+    let end = if class == Class::ModelNotFound || failed.clients_fault {
         crate::request::settle::End::ClientError
     } else {
         crate::request::settle::End::Refused { status: "upstream_error", code: class.error_type() }
@@ -294,27 +290,23 @@ impl Around<'_> {
         self.refused.iter().filter(move |(u, _)| *u == upstream).map(|(_, key)| *key)
     }
 
-    fn learn(&mut self, candidate: Candidate, key: Option<usize>, path: &Path, failure: &Failure) {
+    fn learn(&mut self, candidate: Candidate, key: usize, path: &Path, failure: &Failure) {
         let class = failure.class;
-        match key {
-            Some(key) if class.of_the_key() => {
-                let now = Instant::now();
-                let wait = path.upstream.keys.rest(key, self.model, class, failure.retry_after, now);
-                if class != Class::RateLimited {
-                    self.refused.push((candidate.upstream, key));
-                    tracing::warn!(
-                        upstream = %path.upstream.config.name,
-                        key = key + 1,
-                        reason = class.error_type(),
-                        rest_s = wait.as_secs(),
-                        "a key rests"
-                    );
-                }
+        if class.of_the_key() {
+            let now = Instant::now();
+            let wait = path.upstream.keys.rest(key, self.model, class, failure.retry_after, now);
+            if class != Class::RateLimited {
+                self.refused.push((candidate.upstream, key));
+                tracing::warn!(
+                    upstream = %path.upstream.config.name,
+                    key = key + 1,
+                    reason = class.error_type(),
+                    rest_s = wait.as_secs(),
+                    "a key rests"
+                );
             }
-            // Without a key of ours nothing will change by asking again.
-            None if matches!(class, Class::Auth | Class::Quota) => self.barred.push(candidate.upstream),
-            _ if class == Class::ModelNotFound => self.barred.push(candidate.upstream),
-            _ => {}
+        } else if class == Class::ModelNotFound {
+            self.barred.push(candidate.upstream);
         }
     }
 }

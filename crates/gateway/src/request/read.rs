@@ -116,7 +116,7 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         if parsed.method == Method::POST && json {
             match peek(&parsed.body) {
                 Ok(peeked) => {
-                    parsed.model = peeked.model.map(|field| field.name);
+                    parsed.model = peeked.model.map(|field| field.name).filter(|name| !name.is_empty());
                     parsed.stream = peeked.stream;
                     parsed.pinned = peeked.pinned;
                     *shaped = parsed.model.is_some();
@@ -134,7 +134,8 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
             parsed.model = model.take();
         }
     }
-    headers::toward_upstream(&mut forward, parsed.stream);
+    // Events and lists are looked into, so they must come uncoded.
+    headers::toward_upstream(&mut forward, parsed.stream || parsed.target == Target::Models);
     parsed.headers = forward;
     let (model, stream) = (parsed.model.clone(), parsed.stream);
     accepted.note(|settle| {

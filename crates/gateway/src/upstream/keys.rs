@@ -3,6 +3,7 @@
 //! Owns each key's rests. A rest only ever grows longer: a short hint that comes late must not undo a long
 //! one. Requests are spread over the keys that may be used; when the upstream has refused them all, the one
 //! refused longest ago is tried, because a refusal may be the upstream's own slip and nothing else can answer.
+//! An upstream without keys has one that adds nothing to a request and rests like any other.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +32,8 @@ pub struct KeyRing {
 
 #[derive(Debug)]
 struct Key {
-    header: HeaderValue,
+    /// `None`: the upstream wants no key.
+    header: Option<HeaderValue>,
     /// A few fields, held for a look or a change, never across an await.
     rests: Mutex<Rests>,
 }
@@ -48,8 +50,6 @@ struct Rests {
 /// What the ring can offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Offer {
-    /// The upstream has no keys: send without.
-    NoneNeeded,
     /// Sign with this key.
     Key(usize),
     /// All rest; the first is back after this long.
@@ -63,17 +63,18 @@ impl KeyRing {
             let mut header =
                 HeaderValue::try_from(format!("Bearer {}", secret.expose_secret())).map_err(|_| n)?;
             header.set_sensitive(true);
-            Ok::<_, usize>(Key { header, rests: Mutex::default() })
+            Ok::<_, usize>(Key { header: Some(header), rests: Mutex::default() })
         });
-        Ok(Self { keys: keys.collect::<Result<_, _>>()?, turn: AtomicUsize::new(0) })
+        let mut keys: Vec<Key> = keys.collect::<Result<_, _>>()?;
+        if keys.is_empty() {
+            keys.push(Key { header: None, rests: Mutex::default() });
+        }
+        Ok(Self { keys, turn: AtomicUsize::new(0) })
     }
 
     /// Which key may be used for `model` now; not one of `refused`, which the upstream refused for this very
     /// request.
     pub fn offer(&self, model: &str, refused: &[usize], now: Instant) -> Offer {
-        if self.keys.is_empty() {
-            return Offer::NoneNeeded;
-        }
         let start = self.turn.load(Ordering::Relaxed);
         let mut soonest = Duration::MAX;
         let mut least_refused: Option<(Instant, usize)> = None;
@@ -103,9 +104,6 @@ impl KeyRing {
 
     /// How long until some key may be tried; zero: now, `None`: all were refused for this request.
     pub fn ready_in(&self, model: &str, refused: &[usize], now: Instant) -> Option<Duration> {
-        if self.keys.is_empty() {
-            return Some(Duration::ZERO);
-        }
         self.keys
             .iter()
             .enumerate()
@@ -114,9 +112,9 @@ impl KeyRing {
             .min()
     }
 
-    /// The `authorization` value of a key.
+    /// The `authorization` value of a key; `None` where none is wanted.
     pub fn header(&self, index: usize) -> Option<&HeaderValue> {
-        self.keys.get(index).map(|k| &k.header)
+        self.keys.get(index).and_then(|k| k.header.as_ref())
     }
 
     /// The key answered well.
@@ -173,13 +171,15 @@ impl KeyRing {
             let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
             [rests.refused_until, rests.whole_until].into_iter().flatten().any(|until| until > now)
         };
-        (self.keys.len(), self.keys.iter().filter(resting).count())
+        let keys = || self.keys.iter().filter(|key| key.header.is_some());
+        (keys().count(), keys().filter(resting).count())
     }
 
     /// Replaces our keys in a text that is about to leave this process.
     pub fn redact(&self, text: &mut Vec<u8>) {
         for key in &self.keys {
-            let secret = key.header.as_bytes().get(b"Bearer ".len()..).unwrap_or_default();
+            let header = key.header.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+            let secret = header.get(b"Bearer ".len()..).unwrap_or_default();
             if secret.len() < 4 {
                 continue;
             }
@@ -249,6 +249,16 @@ mod tests {
         assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
         ring.worked(0);
         assert_eq!(ring.rest(0, "m", Class::RateLimited, None, now).as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_without_keys_rests_as_a_whole() {
+        let ring = ring(0);
+        let now = Instant::now();
+        assert_eq!((ring.offer("m", &[], now), ring.header(0)), (Offer::Key(0), None));
+        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(7)), now);
+        assert_eq!(ring.offer("m", &[], now), Offer::Resting(Duration::from_secs(7)));
+        assert_eq!(ring.count(now), (0, 0));
     }
 
     #[test]

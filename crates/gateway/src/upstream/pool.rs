@@ -20,6 +20,10 @@ use super::exchange::{H1, H2};
 /// rarely meets a connection that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(55);
 
+/// A line this long is cleared of those who have left before another joins; the requests this node runs at
+/// once bound it.
+const LINE_TIDY: usize = 256;
+
 /// Connections of one path on this node, shared by its workers.
 #[derive(Debug)]
 pub struct Pool {
@@ -80,6 +84,9 @@ impl Pool {
                     None
                 } else {
                     let (grant, granted) = oneshot::channel();
+                    if state.line.len() >= LINE_TIDY {
+                        state.line.retain(|waiting| !waiting.is_closed());
+                    }
                     state.line.push_back(grant);
                     Some(granted)
                 }

@@ -35,7 +35,7 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const UNSEEN_MAX: u32 = 3;
 
 /// Runs the attempt. Dropping the future closes or resets what it opened.
-pub async fn once(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<Answered, Failed> {
+pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered, Failed> {
     let timeouts = path.upstream.config.timeouts;
     let first_by = (Instant::now() + timeouts.first_byte).min(call.deadline);
     let place = path
@@ -43,9 +43,11 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<A
         .enter()
         .ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
     let _running = Running::begin(path);
-    let too_late =
-        |what: &str| Failed::new(Class::Timeout, format!("{what} within the time to the first content"));
-    let response = timeout_at(first_by, head(call, path, key)).await.map_err(|_| too_late("no answer"))??;
+    let mut stage = Stage::Waiting;
+    let response = match timeout_at(first_by, head(call, path, key, &mut stage)).await {
+        Ok(response) => response?,
+        Err(_) => return Err(stage.too_late()),
+    };
     let (mut parts, body) = response.into_parts();
     let status = parts.status;
     if status.is_success() {
@@ -87,6 +89,25 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<A
     }
 }
 
+/// How far an attempt has come: a request that was never sent may be tried elsewhere at no cost.
+enum Stage {
+    Waiting,
+    Connecting,
+    Sent,
+}
+
+impl Stage {
+    fn too_late(&self) -> Failed {
+        match self {
+            Self::Waiting => Failed::new(Class::Busy, "all connections of the path stayed in use"),
+            Self::Connecting => {
+                Failed::new(Class::Connect, "no connection within the time to the first content")
+            }
+            Self::Sent => Failed::new(Class::Timeout, "no answer within the time to the first content"),
+        }
+    }
+}
+
 /// Limits of the pieces of an answer.
 struct Pace {
     idle: Duration,
@@ -111,13 +132,20 @@ impl Drop for Running<'_> {
 }
 
 /// Gets a connection and the answer's head over it.
-async fn head(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<Response<AnswerBody>, Failed> {
+async fn head(
+    call: &Call,
+    path: &Arc<Path>,
+    key: usize,
+    stage: &mut Stage,
+) -> Result<Response<AnswerBody>, Failed> {
     let mut unseen = 0;
     loop {
+        *stage = Stage::Waiting;
         let conn = match path.pool.take(unseen > 0, Instant::now()).await {
             Grant::H1(h1) => Conn::H1(h1),
             Grant::H2(h2) => Conn::H2(h2),
             Grant::Slot(slot) => {
+                *stage = Stage::Connecting;
                 let connected = path
                     .pool
                     .connector
@@ -130,6 +158,7 @@ async fn head(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<Respo
             }
         };
         let request = request(call, path, key, matches!(conn, Conn::H2(_)))?;
+        *stage = Stage::Sent;
         match exchange::send(conn, request, &path.pool).await {
             Ok(response) => return Ok(response),
             Err(error) if error.unseen && unseen < UNSEEN_MAX => unseen += 1,
@@ -138,7 +167,7 @@ async fn head(call: &Call, path: &Arc<Path>, key: Option<usize>) -> Result<Respo
     }
 }
 
-fn request(call: &Call, path: &Path, key: Option<usize>, h2: bool) -> Result<Request<Full<Bytes>>, Failed> {
+fn request(call: &Call, path: &Path, key: usize, h2: bool) -> Result<Request<Full<Bytes>>, Failed> {
     let upstream = &path.upstream;
     let url = &upstream.config.base_url;
     let rest = match &call.parsed.target {
@@ -162,7 +191,7 @@ fn request(call: &Call, path: &Path, key: Option<usize>, h2: bool) -> Result<Req
     if !h2 {
         headers.insert(header::HOST, upstream.host.clone());
     }
-    if let Some(value) = key.and_then(|k| upstream.keys.header(k)) {
+    if let Some(value) = upstream.keys.header(key) {
         headers.insert(header::AUTHORIZATION, value.clone());
     }
     Ok(request)

@@ -406,6 +406,23 @@ async fn a_stream_longer_than_drain_timeout_ends_in_an_error_event() {
 }
 
 #[tokio::test]
+async fn a_plain_request_longer_than_drain_timeout_is_told_to_try_another_node() {
+    let gate = Gate::new();
+    let upstream = Upstream::doing(vec![Act::Wait(gate.clone())]).await;
+    let listen = "drain_grace: 0s, drain_timeout: 500ms";
+    let mut node = Setup::new().upstream("a", &upstream.url()).listen(listen).start().await;
+    let call = tokio::spawn(node.chat().send());
+    upstream.received(1).await;
+    node.process.signal("TERM").await;
+    let reply = call.await.unwrap();
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.header("retry-after"), "1");
+    assert_eq!(reply.error().await, ("overloaded_error".into(), "draining".into()));
+    assert_eq!(node.process.ended().await.code(), Some(0));
+    upstream.gave_up(1).await;
+}
+
+#[tokio::test]
 async fn idle_keep_alive_connections_do_not_hold_up_the_end() {
     let upstream = Upstream::saying(answer::json(200, &answer::chat("x"))).await;
     let listen = "drain_grace: 0s, drain_timeout: 30s";

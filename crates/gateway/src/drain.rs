@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 const SERVING: u8 = 1;
 const DRAINING: u8 = 2;
-const CUT: u8 = 3;
 
 /// The node's stage.
 #[derive(Debug, Default)]
@@ -18,7 +17,7 @@ pub struct Drain {
     stage: AtomicU8,
     /// Cancelled when connections should end after their current request.
     pub closing: CancellationToken,
-    /// Cancelled when running streams must end.
+    /// Cancelled when what still runs must end.
     pub cut: CancellationToken,
     /// An operator asks the node to go away.
     pub requested: Notify,
@@ -35,12 +34,6 @@ impl Drain {
         self.stage.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
-    /// Ends running streams.
-    pub fn cut(&self) {
-        self.stage.fetch_max(CUT, Ordering::AcqRel);
-        self.cut.cancel();
-    }
-
     /// Traffic may be sent here.
     pub fn is_ready(&self) -> bool {
         self.stage.load(Ordering::Acquire) == SERVING
@@ -49,10 +42,5 @@ impl Drain {
     /// The node is on its way out.
     pub fn is_draining(&self) -> bool {
         self.stage.load(Ordering::Acquire) >= DRAINING
-    }
-
-    /// Nothing new is begun.
-    pub fn is_cut(&self) -> bool {
-        self.stage.load(Ordering::Acquire) == CUT
     }
 }

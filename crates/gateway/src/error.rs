@@ -29,6 +29,9 @@ pub enum GatewayError {
     /// The client may not use the model.
     #[error("your key may not use the model `{0}`; ask the operator of this gateway for access")]
     ModelNotAllowed(String),
+    /// The client may use only some models, and the request does not say which one it wants.
+    #[error("your key may use only some models, and this request does not name one in a JSON body")]
+    ModelUnknown,
     /// No route takes the model.
     #[error("the model `{0}` does not exist here; GET /v1/models lists those that do")]
     ModelNotFound(String),
@@ -97,7 +100,7 @@ impl GatewayError {
                 StatusCode::BAD_REQUEST
             }
             Self::InvalidApiKey(_) => StatusCode::UNAUTHORIZED,
-            Self::ModelNotAllowed(_) => StatusCode::FORBIDDEN,
+            Self::ModelNotAllowed(_) | Self::ModelUnknown => StatusCode::FORBIDDEN,
             Self::ModelNotFound(_) | Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(..) => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -132,7 +135,7 @@ impl GatewayError {
             Self::BadRequest(_) | Self::BodyBroken(_) => (INVALID, "bad_request"),
             Self::MissingModel => (INVALID, "missing_model"),
             Self::InvalidApiKey(_) => ("authentication_error", "invalid_api_key"),
-            Self::ModelNotAllowed(_) => ("permission_error", "model_not_allowed"),
+            Self::ModelNotAllowed(_) | Self::ModelUnknown => ("permission_error", "model_not_allowed"),
             Self::ModelNotFound(_) => (INVALID, "model_not_found"),
             Self::NotFound(_) => (INVALID, "not_found"),
             Self::MethodNotAllowed(..) => (INVALID, "method_not_allowed"),
@@ -172,7 +175,7 @@ impl GatewayError {
     pub const fn request_status(&self) -> &'static str {
         match self {
             Self::Internal | Self::Overloaded | Self::Draining => "error",
-            Self::RateLimited(_) => "limited",
+            Self::RateLimited(_) | Self::Upstream(Class::RateLimited | Class::Quota) => "limited",
             Self::Deadline | Self::Upstream(_) => "upstream_error",
             Self::InvalidJson(_)
             | Self::BadRequest(_)
@@ -180,6 +183,7 @@ impl GatewayError {
             | Self::MissingModel
             | Self::InvalidApiKey(_)
             | Self::ModelNotAllowed(_)
+            | Self::ModelUnknown
             | Self::ModelNotFound(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed(..)

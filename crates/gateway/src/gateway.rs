@@ -149,6 +149,12 @@ impl Gateway {
         entry.and_then(|c| c.models.as_ref()).is_none_or(|globs| globs.iter().any(|g| g.matches(model)))
     }
 
+    /// Whether a client (by index) may use only some models.
+    pub fn is_restricted(&self, client: Option<usize>) -> bool {
+        let entry = client.and_then(|c| self.config.clients.as_ref()?.get(c));
+        entry.is_some_and(|c| c.models.is_some())
+    }
+
     /// Keeps the pools tidy for as long as the process lives.
     pub async fn sweep(self: Arc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_secs(5));

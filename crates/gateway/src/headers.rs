@@ -18,11 +18,14 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Beside the hop-by-hop ones: credentials of the client, what belongs to this hop's framing and addressing,
 /// and what only the gateway itself reads.
-const NOT_UPSTREAM: [HeaderName; 17] = [
+const NOT_UPSTREAM: [HeaderName; 19] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("api-key"),
     HeaderName::from_static("x-api-key"),
+    // SDKs send these unasked; beside another account's key they make it refused.
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
     header::COOKIE,
     header::HOST,
     header::CONTENT_LENGTH,
@@ -39,7 +42,7 @@ const NOT_UPSTREAM: [HeaderName; 17] = [
 ];
 
 /// Beside the hop-by-hop ones: the upstream's view of our connection and account.
-const NOT_CLIENT: [HeaderName; 7] = [
+const NOT_CLIENT: [HeaderName; 14] = [
     header::SET_COOKIE,
     header::ALT_SVC,
     header::STRICT_TRANSPORT_SECURITY,
@@ -47,17 +50,37 @@ const NOT_CLIENT: [HeaderName; 7] = [
     header::AUTHORIZATION,
     header::CONTENT_LENGTH,
     HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    // An upstream may be a Tidegate itself; these speak of this node.
+    HeaderName::from_static("x-tidegate-path"),
+    HeaderName::from_static("x-tidegate-attempts"),
+    HeaderName::from_static("x-tidegate-cache"),
+    HeaderName::from_static("x-tidegate-fallback"),
+    HeaderName::from_static("x-tidegate-stream"),
 ];
 
-/// Strips a client's headers down to what may go to an upstream. `uncoded` answers are asked for where one must
-/// be looked into: an error event cannot be added inside a compressed stream.
+/// Strips a client's headers down to what may go to an upstream. `uncoded` answers are asked for where one is
+/// added to or merged: an error event cannot stand inside a compressed stream. Else only codings are asked for
+/// that this node can read, because errors and answers are judged by their bodies.
 pub fn toward_upstream(headers: &mut HeaderMap, uncoded: bool) {
     drop_hop_by_hop(headers);
     for name in &NOT_UPSTREAM {
         headers.remove(name);
     }
-    if uncoded {
-        headers.remove(header::ACCEPT_ENCODING);
+    let wants = |headers: &HeaderMap, coding: &str| {
+        headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).any(|list| {
+            list.split(',').map(str::trim).any(|entry| {
+                let (name, weight) = entry.split_once(';').unwrap_or((entry, ""));
+                let refused = weight.trim().strip_prefix("q=").and_then(|q| q.parse().ok()) == Some(0.0);
+                name.trim().eq_ignore_ascii_case(coding) && !refused
+            })
+        })
+    };
+    let gzip = !uncoded && wants(headers, "gzip");
+    headers.remove(header::ACCEPT_ENCODING);
+    if gzip {
+        headers.insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("gzip"));
     }
 }
 
@@ -107,14 +130,20 @@ mod tests {
             ("x-per-hop", "1"),
             ("te", "trailers"),
             ("cookie", "a=b"),
+            ("openai-organization", "org-of-the-client"),
             ("x-tidegate-timeout-ms", "5"),
             ("openai-beta", "assistants=v2"),
-            ("accept-encoding", "gzip"),
+            ("accept-encoding", "br, gzip;q=0.8"),
         ]);
         toward_upstream(&mut headers, false);
         assert_eq!(headers, map(&[("openai-beta", "assistants=v2"), ("accept-encoding", "gzip")]));
         toward_upstream(&mut headers, true);
         assert_eq!(headers, map(&[("openai-beta", "assistants=v2")]));
+        for unreadable in ["br, zstd", "gzip;q=0", "identity"] {
+            let mut headers = map(&[("accept-encoding", unreadable)]);
+            toward_upstream(&mut headers, false);
+            assert!(headers.is_empty(), "{unreadable}");
+        }
         let mut headers = map(&[("set-cookie", "a=b"), ("keep-alive", "timeout=5"), ("openai-version", "1")]);
         toward_client(&mut headers);
         assert_eq!(headers, map(&[("openai-version", "1")]));

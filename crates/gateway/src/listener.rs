@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,9 +44,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Between looks at a beginning that could still become either protocol; only a broken client makes us wait.
 const PREFACE_LOOK: Duration = Duration::from_millis(10);
 
-/// Binds the listening socket. The error names the address.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let context = |e: io::Error| anyhow::anyhow!("cannot listen on {address}: {e}");
+/// Binds the listening socket. The error names the address and the key it was written under.
+pub fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    let context = |e: io::Error| anyhow::anyhow!("{key}: cannot listen on {address}: {e}");
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)
         .map_err(context)?;
     socket.set_reuse_address(true).map_err(context)?;
@@ -169,7 +170,22 @@ where
     };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    drive(connection, http1::Connection::graceful_shutdown, &gateway, peer, &begun).await;
+}
+
+/// Runs a connection to its end, gracefully once the node closes, and not at all when its first request does not come.
+async fn drive<C, E>(
+    connection: C,
+    shut: fn(Pin<&mut C>),
+    gateway: &Gateway,
+    peer: SocketAddr,
+    begun: &AtomicBool,
+) where
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let mut connection = std::pin::pin!(connection);
     let mut first_head = std::pin::pin!(tokio::time::sleep(FIRST_HEAD_TIMEOUT));
     let mut waiting = true;
     let result = loop {
@@ -177,7 +193,7 @@ where
             biased;
             result = connection.as_mut() => break result,
             () = gateway.drain.closing.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+                shut(connection.as_mut());
                 break connection.await;
             }
             () = first_head.as_mut(), if waiting => {
@@ -198,9 +214,11 @@ async fn serve_http2<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let begun = Arc::new(AtomicBool::new(false));
     let service = {
-        let gateway = Arc::clone(&gateway);
+        let (gateway, begun) = (Arc::clone(&gateway), Arc::clone(&begun));
         service_fn(move |incoming| {
+            begun.store(true, Ordering::Relaxed);
             let gateway = Arc::clone(&gateway);
             async move { Ok::<_, Infallible>(request::handle(gateway, peer, incoming).await) }
         })
@@ -212,17 +230,8 @@ where
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = gateway.drain.closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%peer, %error, "connection ended");
-    }
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    drive(connection, http2::Connection::graceful_shutdown, &gateway, peer, &begun).await;
 }
 
 struct Open(metrics::Gauge);

@@ -131,7 +131,7 @@ pub struct Series {
 impl Metrics {
     /// Registers the series of `config`.
     pub fn new(config: &Config) -> Self {
-        gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION"), "config_hash" => config.hash.clone())
+        gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION"), "config_hash" => config.hash.clone(), "node" => config.node.name.clone())
             .set(1.0);
         gauge!("tidegate_config_last_reload_successful").set(1.0);
         gauge!("tidegate_config_last_reload_timestamp_seconds").set(crate::clock::unix_seconds());
@@ -266,11 +266,6 @@ impl PathMetrics {
             outcomes.increment(1);
             errors.increment(1);
         }
-    }
-
-    /// A stream broke after its first content: the attempt was counted as `ok` then, and as `cut` now.
-    pub fn cut_after_commit(&self) {
-        self.attempt(Some(Class::Cut));
     }
 }
 

@@ -37,8 +37,8 @@ impl Node {
         let certificate = config.listen.tls.clone().map(Certificate::load).transpose()?.map(Arc::new);
         let (data, control) = (config.listen.address, config.admin.address);
         let gateway = Arc::new(Gateway::new(config).map_err(anyhow::Error::msg)?);
-        let listener = listener::bind(data)?;
-        let admin_listener = listener::bind(control)?;
+        let listener = listener::bind(data, "listen.address")?;
+        let admin_listener = listener::bind(control, "admin.address")?;
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = Workers::start(cores, {
@@ -83,7 +83,7 @@ impl Node {
             () = async { hurry.cancelled().await; tokio::time::sleep(HURRY).await } => false,
         };
         if !in_time {
-            gateway.drain.cut();
+            gateway.drain.cut.cancel();
             let _ = tokio::time::timeout(LAST_BYTES, ended).await;
         }
         tracing::info!("stopped");

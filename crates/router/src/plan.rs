@@ -89,6 +89,20 @@ pub enum Stop {
     Pinned,
 }
 
+impl Stop {
+    /// For logs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NothingUsable => "nothing_usable",
+            Self::Cooling(_) => "cooling",
+            Self::AttemptsSpent => "attempts_spent",
+            Self::BudgetSpent => "budget_spent",
+            Self::Pinned => "pinned",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Tried {
     candidate: Candidate,
@@ -171,7 +185,7 @@ impl<'a> Plan<'a> {
             return Next::Try { candidate, after: ready };
         };
         let class = failure.class;
-        let again = self.tried_upstream(candidate.upstream);
+        let again = self.upstream_times(candidate.upstream) > 0;
         if class == Class::ModelNotFound && again {
             return Next::Stop(Stop::NothingUsable);
         }
@@ -188,7 +202,8 @@ impl<'a> Plan<'a> {
             let wait = self.rules.backoff.wait(self.times(candidate).saturating_sub(1), around.random());
             after = after.max(wait).max(failure.retry_after.unwrap_or_default());
         }
-        if after >= around.time_left() {
+        // No client should wait longer than this for one upstream's recovery.
+        if after > LONGEST_COOL_WAIT.min(around.time_left() / 4) {
             return Next::Stop(Stop::Cooling(after));
         }
         if self.may_change_key(class) && after.is_zero() {
@@ -221,7 +236,7 @@ impl<'a> Plan<'a> {
         // What the failure speaks of is left behind: the way out, the upstream, or only the key.
         let in_blame = if class.of_the_key() {
             u8::from(!same_upstream)
-        } else if class.never_sent() {
+        } else if class.never_sent() && class != Class::Busy {
             u8::from(same_egress)
         } else {
             u8::from(same_upstream)
@@ -232,7 +247,10 @@ impl<'a> Plan<'a> {
         } else {
             self.times(candidate)
         };
-        Rank { waits: ready > Duration::ZERO, times, in_blame, ready }
+        // Two failures behind different egresses: it is time for another upstream.
+        let upstream_times =
+            if class.of_the_key() { 0 } else { self.upstream_times(candidate.upstream).saturating_sub(1) };
+        Rank { waits: ready > Duration::ZERO, times, in_blame, upstream_times, ready }
     }
 
     fn begin(&mut self, candidate: Candidate) {
@@ -247,8 +265,8 @@ impl<'a> Plan<'a> {
         self.tried.iter().find(|t| t.candidate == candidate).map_or(0, |t| t.times)
     }
 
-    fn tried_upstream(&self, upstream: usize) -> bool {
-        self.tried.iter().any(|t| t.candidate.upstream == upstream)
+    fn upstream_times(&self, upstream: usize) -> u32 {
+        self.tried.iter().filter(|t| t.candidate.upstream == upstream).map(|t| t.times).sum()
     }
 }
 
@@ -258,6 +276,7 @@ struct Rank {
     waits: bool,
     times: u32,
     in_blame: u8,
+    upstream_times: u32,
     ready: Duration,
 }
 

@@ -87,6 +87,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             }
         }
     });
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!(
+                "the configuration is not read again while running: restart the node to change it"
+            );
+        }
+    });
     let node = Node::start(config, crate::metrics::install()?).await?;
     tracing::info!(address = %node.address, admin = %node.admin_address, "listening");
     node.run(first, second).await;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -58,6 +58,7 @@ async fn serve(simulated: Simulated) -> anyhow::Result<SocketAddr> {
         .route("/v1/completions", post(completion))
         .route("/v1/embeddings", post(embedding))
         .route("/v1/models", get(models))
+        .route("/v1/models/{id}", get(model))
         .with_state(simulated);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -80,6 +81,17 @@ async fn models(State(simulated): State<Simulated>) -> Json<Value> {
         .map(|id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": simulated.name}))
         .collect();
     Json(json!({"object": "list", "data": data}))
+}
+
+async fn model(State(simulated): State<Simulated>, Path(id): Path<String>) -> Response {
+    if simulated.models.contains(&id.as_str()) {
+        return Json(
+            json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": simulated.name}),
+        )
+        .into_response();
+    }
+    let error = json!({"message": format!("The model `{id}` does not exist"), "type": "invalid_request_error", "param": "model", "code": "model_not_found"});
+    (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()
 }
 
 async fn chat(State(simulated): State<Simulated>, Json(request): Json<Value>) -> Response {

@@ -6,6 +6,7 @@
 //! attempt's bytes (`attempt::once`), what follows the first content (`relay`).
 
 mod once;
+mod plain;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -117,17 +118,18 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     };
     route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).request(Instant::now().into_std());
     let mut next = plan.first(&mut around);
-    let mut last: Option<(Candidate, Failed)> = None;
+    let mut last: Option<Candidate> = None;
+    let mut telling: Option<(Candidate, Failed)> = None;
     loop {
         let (candidate, wait) = match next {
             Next::Try { candidate, after } => (candidate, after),
-            Next::Stop(stop) => return give_up(accepted, &around, stop, last),
+            Next::Stop(stop) => return give_up(accepted, &around, stop, telling),
         };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
         let path = gateway.paths.get(candidate.path).ok_or(GatewayError::Internal)?;
-        if let Some((from, _)) = last.as_ref().filter(|(from, _)| *from != candidate)
+        if let Some(from) = last.filter(|from| *from != candidate)
             && let Some(from) = gateway.paths.get(from.path)
         {
             crate::metrics::failover(&route.config.name, &from.name, &path.name);
@@ -140,7 +142,8 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
                 // Another request put the last key to rest since the plan looked.
                 let failed = Failed::new(Class::RateLimited, "every key rests");
                 next = plan.after(candidate, failed.failure, &mut around);
-                last = Some((candidate, failed));
+                last = Some(candidate);
+                more_telling(&mut telling, candidate, failed);
                 continue;
             }
         };
@@ -155,7 +158,10 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         match result {
             Ok(answered) => {
                 path.upstream.note(None);
-                path.metrics.attempt(None);
+                if !matches!(answered.body, Body::Events(..)) {
+                    // A stream is counted when it has ended.
+                    path.metrics.attempt(None);
+                }
                 path.upstream.keys.worked(key);
                 if repeat {
                     crate::metrics::retry(&route.config.name, true);
@@ -178,9 +184,23 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
                 accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
                 around.learn(candidate, key, path, &failed.failure);
                 next = plan.after(candidate, failed.failure, &mut around);
-                last = Some((candidate, failed));
+                last = Some(candidate);
+                more_telling(&mut telling, candidate, failed);
             }
         }
+    }
+}
+
+/// Keeps the failure that says most to a client: that a limit will pass rather than any other, the last of
+/// several, and that a model does not exist only where no upstream said anything else.
+fn more_telling(telling: &mut Option<(Candidate, Failed)>, candidate: Candidate, failed: Failed) {
+    let weight = |failed: &Failed| match failed.failure.class {
+        Class::ModelNotFound => 0,
+        Class::RateLimited => 2,
+        _ => 1,
+    };
+    if telling.as_ref().is_none_or(|(_, held)| weight(&failed) >= weight(held)) {
+        *telling = Some((candidate, failed));
     }
 }
 
@@ -218,15 +238,15 @@ fn answer_begins(accepted: &mut Accepted, call: &Call, path: &Arc<Path>, answere
     });
 }
 
-/// The best that can be said when nothing answered: an upstream's own words where they are the client's
-/// business, else the last cause.
+/// What is said when nothing answered: an upstream's own words where they are the client's business, else the
+/// cause.
 fn give_up(
     accepted: &mut Accepted,
     around: &Around<'_>,
     stop: Stop,
-    last: Option<(Candidate, Failed)>,
+    telling: Option<(Candidate, Failed)>,
 ) -> Result<Answered, GatewayError> {
-    let Some((candidate, failed)) = last else {
+    let Some((candidate, failed)) = telling else {
         return Err(match stop {
             Stop::Cooling(wait) => GatewayError::RateLimited(wait),
             Stop::NothingUsable | Stop::AttemptsSpent | Stop::BudgetSpent | Stop::Pinned => {
@@ -237,7 +257,8 @@ fn give_up(
     tracing::warn!(
         request_id = accepted.settle.as_ref().and_then(|s| s.request_id.to_str().ok()).unwrap_or_default(),
         route = %around.route.config.name,
-        stop = ?stop,
+        path = around.gateway.paths.get(candidate.path).map(|p| p.name.as_str()).unwrap_or_default(),
+        stop = stop.word(),
         cause = %failed.detail,
         "no upstream answered"
     );
@@ -263,7 +284,8 @@ fn give_up(
     let end = if class == Class::ModelNotFound || failed.clients_fault {
         crate::request::settle::End::ClientError
     } else {
-        crate::request::settle::End::Refused { status: "upstream_error", code: class.error_type() }
+        let error = GatewayError::Upstream(class);
+        crate::request::settle::End::Refused { status: error.request_status(), code: error.kind_and_code().1 }
     };
     accepted.note(|settle| {
         settle.path = path;
@@ -294,9 +316,11 @@ impl Around<'_> {
         let class = failure.class;
         if class.of_the_key() {
             let now = Instant::now();
-            let wait = path.upstream.keys.rest(key, self.model, class, failure.retry_after, now);
+            let begins = path.upstream.keys.rest(key, self.model, class, failure.retry_after, now);
             if class != Class::RateLimited {
                 self.refused.push((candidate.upstream, key));
+            }
+            if let Some(wait) = begins {
                 tracing::warn!(
                     upstream = %path.upstream.config.name,
                     key = key + 1,

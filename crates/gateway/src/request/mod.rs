@@ -35,16 +35,19 @@ pub async fn handle(
 ) -> http::Response<Answer> {
     let mut accepted = accept::accept(gateway, peer, request);
     // Boxed: a connection keeps room for its largest request future while a stream is relayed for minutes.
-    match Box::pin(steps(&mut accepted)).await {
+    let node = Arc::clone(&accepted.gateway);
+    let result = tokio::select! {
+        biased;
+        result = Box::pin(steps(&mut accepted)) => result,
+        () = node.drain.cut.cancelled() => Err(GatewayError::Draining),
+    };
+    match result {
         Ok(response) => accepted.answer(response),
         Err(error) => accepted.refuse(&error),
     }
 }
 
 async fn steps(accepted: &mut Accepted) -> Result<http::Response<Answer>, GatewayError> {
-    if accepted.gateway.drain.is_cut() {
-        return Err(GatewayError::Draining);
-    }
     let authenticated = authenticate::authenticate(accepted)?;
     let parsed = read::read(accepted, authenticated).await?;
     let admitted = admit::admit(accepted, parsed).await?;

@@ -110,18 +110,21 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         timeout,
         target,
     };
-    if let Target::Upstream { dialect, model, shaped, .. } = &mut parsed.target {
+    if let Target::Upstream { rest, dialect, model, shaped } = &mut parsed.target {
         let named = *dialect != Dialect::Other;
-        let json = named || is_json(&forward);
-        if parsed.method == Method::POST && json {
+        let json = is_json(&forward);
+        // Whatever it is called: an upstream may read it as JSON all the same.
+        if parsed.method == Method::POST
+            && (named || json || parsed.body.trim_ascii_start().starts_with(b"{"))
+        {
             match peek(&parsed.body) {
                 Ok(peeked) => {
                     parsed.model = peeked.model.map(|field| field.name).filter(|name| !name.is_empty());
                     parsed.stream = peeked.stream;
-                    parsed.pinned = peeked.pinned;
+                    parsed.pinned = peeked.pinned || (!named && !is_repeatable(rest));
                     *shaped = parsed.model.is_some();
                 }
-                Err(error) if named => return Err(GatewayError::InvalidJson(error.to_string())),
+                Err(error) if named || json => return Err(GatewayError::InvalidJson(error.to_string())),
                 Err(_) => {}
             }
             if named && parsed.model.is_none() {
@@ -134,7 +137,6 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
             parsed.model = model.take();
         }
     }
-    // Events and lists are looked into, so they must come uncoded.
     headers::toward_upstream(&mut forward, parsed.stream || parsed.target == Target::Models);
     parsed.headers = forward;
     let (model, stream) = (parsed.model.clone(), parsed.stream);
@@ -145,9 +147,26 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
     Ok(parsed)
 }
 
+/// Endpoints beside the named ones that only compute. Others may make something (a job, a thread, a video), and
+/// twice is once too often.
+fn is_repeatable(rest: &str) -> bool {
+    const COMPUTE: [&str; 9] = [
+        "/audio/",
+        "/images/",
+        "/moderations",
+        "/rerank",
+        "/score",
+        "/tokenize",
+        "/messages",
+        "/pooling",
+        "/classify",
+    ];
+    COMPUTE.iter().any(|prefix| rest.starts_with(prefix))
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
-    memchr::memmem::find(value, b"json").is_some()
+    value.windows(4).any(|part| part.eq_ignore_ascii_case(b"json"))
 }
 
 fn target(method: &Method, path: &str, query: Option<&str>) -> Result<Target, GatewayError> {
@@ -168,24 +187,26 @@ fn target(method: &Method, path: &str, query: Option<&str>) -> Result<Target, Ga
             Err(GatewayError::MethodNotAllowed(method.to_string(), text))
         }
     };
-    let upstream = |dialect, model, shaped| Target::Upstream {
-        rest: query.map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")),
-        dialect,
-        model,
-        shaped,
+    let with_query = |path: &str| query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let named = |path: &str, dialect| {
+        let rest = with_query(path);
+        only(Method::POST, "POST", Target::Upstream { rest, dialect, model: None, shaped: true })
     };
-    match rest {
-        "/chat/completions" => only(Method::POST, "POST", upstream(Dialect::Chat, None, true)),
-        "/completions" => only(Method::POST, "POST", upstream(Dialect::Completions, None, true)),
-        "/embeddings" => only(Method::POST, "POST", upstream(Dialect::Embeddings, None, true)),
-        "/responses" => only(Method::POST, "POST", upstream(Dialect::Responses, None, true)),
+    let other = |model: Option<String>| {
+        let shaped = model.is_some();
+        Target::Upstream { rest: with_query(rest), dialect: Dialect::Other, model, shaped }
+    };
+    // Upstreams read `%73` as `s` and often forgive a trailing slash, so rules about a URL must too.
+    let plain = percent_encoding::percent_decode_str(rest).decode_utf8_lossy();
+    match plain.trim_end_matches('/') {
+        path @ "/chat/completions" => named(path, Dialect::Chat),
+        path @ "/completions" => named(path, Dialect::Completions),
+        path @ "/embeddings" => named(path, Dialect::Embeddings),
+        path @ "/responses" => named(path, Dialect::Responses),
         "/models" => only(Method::GET, "GET", Target::Models),
-        _ => match rest.strip_prefix("/models/") {
-            Some(id) => {
-                let id = percent_encoding::percent_decode_str(id).decode_utf8_lossy().into_owned();
-                only(Method::GET, "GET", upstream(Dialect::Other, Some(id), true))
-            }
-            None => Ok(upstream(Dialect::Other, None, false)),
+        path => match path.strip_prefix("/models/") {
+            Some(id) => only(Method::GET, "GET", other(Some(id.to_owned()))),
+            None => Ok(other(None)),
         },
     }
 }

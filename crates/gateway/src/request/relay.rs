@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use metrics::Counter;
+use tidegate_router::outcome::Class;
 use tidegate_wire::answer::{Chunk, ChunkPeek, Dialect, peek_chunk};
 use tidegate_wire::error::{DONE, error_event, responses_error_event};
 use tidegate_wire::sse::{Event, Splitter};
@@ -51,6 +52,7 @@ pub fn relay(accepted: &mut Accepted, answered: Answered) -> Response<Answer> {
                 watch,
                 settle: None,
                 active: gateway.metrics.streams.clone(),
+                counted: false,
                 _place: place,
             }))
         }
@@ -248,6 +250,8 @@ pub struct Relay {
     /// Settled when the body ends or is dropped.
     pub settle: Option<Box<Settle>>,
     active: metrics::Gauge,
+    /// In `upstream_requests_total`.
+    counted: bool,
     _place: InFlight,
 }
 
@@ -322,7 +326,9 @@ impl Relay {
         match alarm {
             Alarm::Draining => self.break_off("this gateway node is shutting down", "draining"),
             Alarm::Stalled => self.interrupt("the upstream stopped in the middle of the answer"),
-            Alarm::Deadline => self.interrupt("the answer took longer than the time allowed for a stream"),
+            // The time allowed is ours or the client's: no fault of the upstream's.
+            Alarm::Deadline => self
+                .break_off("the answer took longer than the time allowed for a stream", "stream_interrupted"),
         }
     }
 
@@ -330,8 +336,9 @@ impl Relay {
         if let Some(settle) = &self.settle
             && let Some(path) = &settle.path
         {
-            path.upstream.note(Some(tidegate_router::outcome::Class::Cut));
-            path.metrics.cut_after_commit();
+            path.upstream.note(Some(Class::Cut));
+            path.metrics.attempt(Some(Class::Cut));
+            self.counted = true;
         }
         self.break_off(message, "stream_interrupted")
     }
@@ -351,14 +358,27 @@ impl Relay {
 
     fn finish(&mut self, end: End) {
         self.events = None;
+        self.count_as_ok();
         if let Some(mut settle) = self.settle.take() {
             settle.end = end;
         }
     }
 }
 
+impl Relay {
+    /// The upstream did its part, up to the end or to where the client left.
+    fn count_as_ok(&mut self) {
+        if !std::mem::replace(&mut self.counted, true)
+            && let Some(path) = self.settle.as_ref().and_then(|s| s.path.as_ref())
+        {
+            path.metrics.attempt(None);
+        }
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.count_as_ok();
         self.active.decrement(1.0);
     }
 }

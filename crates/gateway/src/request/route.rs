@@ -25,6 +25,8 @@ pub struct Call {
     pub deadline: Instant,
     /// The client set it, to less than the route allows.
     pub deadline_is_clients: bool,
+    /// There is another path: no need to wait long for a connection of this one.
+    pub alternatives: bool,
 }
 
 /// Finds the route.
@@ -41,6 +43,10 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
             }
             gateway.route_of(model).ok_or_else(|| GatewayError::ModelNotFound(model.clone()))?
         }
+        // A client held to some models cannot be let through where it cannot be seen which one it asks for.
+        None if parsed.pinned && gateway.is_restricted(parsed.client) => {
+            return Err(GatewayError::ModelUnknown);
+        }
         None => 0,
     };
     let route = gateway.routes.get(index).ok_or(GatewayError::Internal)?;
@@ -48,6 +54,7 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
     let allowed = if parsed.stream { route.stream_total } else { route.total };
     let deadline_is_clients = parsed.timeout.is_some_and(|t| t < allowed);
     let deadline = start + parsed.timeout.map_or(allowed, |t| t.min(allowed));
+    let alternatives = route.candidates.len() > 1;
     accepted.note(|settle| settle.route = Some(index));
-    Ok(Routed::Call(Call { parsed, route: index, deadline, deadline_is_clients }))
+    Ok(Routed::Call(Call { parsed, route: index, deadline, deadline_is_clients, alternatives }))
 }

@@ -126,6 +126,7 @@ impl Settle {
         let config = &self.gateway.config;
         let name = |list: Option<&str>| list.unwrap_or_default().to_owned();
         let mut line = Line::begin(format);
+        line.text("node", &config.node.name);
         line.text("request_id", self.request_id.to_str().unwrap_or_default());
         line.text("remote", &self.remote.to_string());
         line.text("method", self.method.as_str());

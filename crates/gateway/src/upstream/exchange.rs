@@ -6,8 +6,8 @@
 //! When the answer has been read to its end the HTTP/1.1 connection goes back to the pool.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use super::pool::{Pool, Slot};
 const HEAD_MAX: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection; servers commonly allow 100 and more.
 const STREAMS_MAX: usize = 100;
+/// A kept connection that breaks this soon after a request went out was closed before the request came; later the
+/// peer may have worked on it.
+const UNSEEN_WITHIN: Duration = Duration::from_secs(1);
 /// A shared connection with nothing to do is closed after this long.
 const SHARED_IDLE_MAX: Duration = Duration::from_secs(55);
 
@@ -71,6 +74,8 @@ struct Streams {
     /// Milliseconds since `born` at which the last request began.
     last_ms: AtomicUsize,
     born: Instant,
+    /// Weak: the pool holds the connection.
+    pool: Weak<Pool>,
 }
 
 impl H2 {
@@ -109,7 +114,7 @@ pub enum Conn {
 }
 
 /// Speaks HTTP over a fresh connection. An HTTP/2 one is shared through the pool at once.
-pub async fn handshake(connected: Connected, slot: Slot, pool: &Pool) -> hyper::Result<Conn> {
+pub async fn handshake(connected: Connected, slot: Slot, pool: &Arc<Pool>) -> hyper::Result<Conn> {
     let io = TokioIo::new(connected.io);
     let now = Instant::now();
     if !connected.h2 {
@@ -136,7 +141,12 @@ pub async fn handshake(connected: Connected, slot: Slot, pool: &Pool) -> hyper::
         let _ = connection.await;
         drop(slot);
     });
-    let streams = Streams { running: AtomicUsize::new(0), last_ms: AtomicUsize::new(0), born: now };
+    let streams = Streams {
+        running: AtomicUsize::new(0),
+        last_ms: AtomicUsize::new(0),
+        born: now,
+        pool: Arc::downgrade(pool),
+    };
     let shared = H2 { sender, streams: Arc::new(streams) };
     pool.share(shared.clone());
     Ok(Conn::H2(shared))
@@ -162,6 +172,7 @@ pub async fn send(
     match conn {
         Conn::H1(mut h1) => {
             let kept = std::mem::replace(&mut h1.used, true);
+            let sent = Instant::now();
             *request.version_mut() = Version::HTTP_11;
             let mut answer = std::pin::pin!(h1.sender.try_send_request(request));
             let connection = &mut h1.connection;
@@ -184,7 +195,8 @@ pub async fn send(
                 Err(mut error) => {
                     let unsent = error.take_message().is_some();
                     let source = error.into_error();
-                    let unseen = unsent || (kept && closed_before_answering(&source));
+                    let unseen = unsent
+                        || (kept && sent.elapsed() < UNSEEN_WITHIN && closed_before_answering(&source));
                     Err(SendError { source, unseen })
                 }
             }
@@ -235,7 +247,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.running.fetch_sub(1, Ordering::Relaxed);
+        if before >= STREAMS_MAX
+            && let Some(pool) = self.0.pool.upgrade()
+        {
+            pool.look_again();
+        }
     }
 }
 

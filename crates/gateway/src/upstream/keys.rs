@@ -20,6 +20,8 @@ const QUOTA_FIRST: Duration = Duration::from_secs(600);
 const QUOTA_LONGEST: Duration = Duration::from_secs(3600);
 const RATE_FIRST: Duration = Duration::from_secs(5);
 const RATE_LONGEST: Duration = Duration::from_secs(60);
+/// What a path that only has refused keys is behind every other one.
+const LAST_RESORT: Duration = Duration::from_millis(1);
 /// Models with a rest of their own per key; beyond this the whole key rests.
 const MODELS_MAX: usize = 100;
 
@@ -42,7 +44,7 @@ struct Key {
 struct Rests {
     refused_until: Option<Instant>,
     whole_until: Option<Instant>,
-    model_until: HashMap<String, Instant>,
+    model_until: HashMap<String, Option<Instant>>,
     quota_in_a_row: u32,
     limited_in_a_row: u32,
 }
@@ -102,13 +104,18 @@ impl KeyRing {
         least_refused.map_or(Offer::Resting(soonest), |(_, index)| Offer::Key(index))
     }
 
-    /// How long until some key may be tried; zero: now, `None`: all were refused for this request.
+    /// How long until some key may be tried; zero: now, `None`: all were refused for this request. Where only keys
+    /// are left that the upstream has refused lately it is `LAST_RESORT`, so that any other path comes first.
     pub fn ready_in(&self, model: &str, refused: &[usize], now: Instant) -> Option<Duration> {
         self.keys
             .iter()
             .enumerate()
             .filter(|(index, _)| !refused.contains(index))
-            .map(|(_, key)| key.rests.lock().unwrap_or_else(PoisonError::into_inner).cooling(model, now))
+            .map(|(_, key)| {
+                let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
+                let refused = rests.refused_until.is_some_and(|until| until > now);
+                rests.cooling(model, now).max(if refused { LAST_RESORT } else { Duration::ZERO })
+            })
             .min()
     }
 
@@ -126,8 +133,8 @@ impl KeyRing {
         rests.limited_in_a_row = 0;
     }
 
-    /// Puts a key to rest after a failure that speaks of it; `hint` is what the upstream asked for.
-    /// Gives the length of the rest. Other classes change nothing.
+    /// Puts a key to rest after a failure that speaks of it; `hint` is what the upstream asked for. Other classes
+    /// change nothing. Gives the length of a rest that begins; `None` where the key rested already.
     pub fn rest(
         &self,
         index: usize,
@@ -135,34 +142,31 @@ impl KeyRing {
         class: Class,
         hint: Option<Duration>,
         now: Instant,
-    ) -> Duration {
-        let Some(key) = self.keys.get(index) else { return Duration::ZERO };
-        let mut rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        match class {
-            Class::Auth => {
-                extend(&mut rests.refused_until, now + REFUSED);
-                REFUSED
-            }
+    ) -> Option<Duration> {
+        let mut rests = self.keys.get(index)?.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        let rests = &mut *rests;
+        let (until, wait) = match class {
+            Class::Auth => (&mut rests.refused_until, REFUSED),
             Class::Quota => {
                 let wait = doubled(QUOTA_FIRST, rests.quota_in_a_row, QUOTA_LONGEST);
                 rests.quota_in_a_row += 1;
-                extend(&mut rests.whole_until, now + wait);
-                wait
+                (&mut rests.whole_until, wait)
             }
             Class::RateLimited => {
                 let wait = hint.unwrap_or_else(|| doubled(RATE_FIRST, rests.limited_in_a_row, RATE_LONGEST));
                 rests.limited_in_a_row += 1;
-                rests.model_until.retain(|_, until| *until > now);
+                rests.model_until.retain(|_, until| until.is_some_and(|until| until > now));
                 if rests.model_until.len() >= MODELS_MAX && !rests.model_until.contains_key(model) {
-                    extend(&mut rests.whole_until, now + wait);
+                    (&mut rests.whole_until, wait)
                 } else {
-                    let until = rests.model_until.entry(model.to_owned()).or_insert(now);
-                    *until = (*until).max(now + wait);
+                    (rests.model_until.entry(model.to_owned()).or_default(), wait)
                 }
-                wait
             }
-            _ => Duration::ZERO,
-        }
+            _ => return None,
+        };
+        let begins = until.is_none_or(|held| held <= now);
+        *until = Some(until.map_or(now + wait, |held| held.max(now + wait)));
+        begins.then_some(wait)
     }
 
     /// How many keys are there and how many of them rest, for the status page.
@@ -193,13 +197,9 @@ impl KeyRing {
 impl Rests {
     fn cooling(&self, model: &str, now: Instant) -> Duration {
         let left =
-            |until: Option<&Instant>| until.map_or(Duration::ZERO, |u| u.saturating_duration_since(now));
-        left(self.whole_until.as_ref()).max(left(self.model_until.get(model)))
+            |until: Option<Instant>| until.map_or(Duration::ZERO, |u| u.saturating_duration_since(now));
+        left(self.whole_until).max(left(self.model_until.get(model).copied().flatten()))
     }
-}
-
-fn extend(until: &mut Option<Instant>, to: Instant) {
-    *until = Some(until.map_or(to, |held| held.max(to)));
 }
 
 fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
@@ -235,6 +235,7 @@ mod tests {
         }
         ring.rest(1, "m", Class::Auth, None, now + Duration::from_secs(1));
         assert_eq!(ring.offer("m", &[], now), Offer::Key(0), "the one refused longest ago");
+        assert_eq!(ring.ready_in("m", &[], now), Some(LAST_RESORT), "any other path comes first");
         assert_eq!(ring.ready_in("m", &[0, 1], now), None);
         ring.rest(0, "m", Class::Quota, None, now);
         assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
@@ -243,12 +244,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn rests_without_a_hint_double_up_to_their_cap() {
         let ring = ring(1);
-        let now = Instant::now();
-        let waits: Vec<u64> =
-            (0..6).map(|_| ring.rest(0, "m", Class::RateLimited, None, now).as_secs()).collect();
-        assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+        let mut now = Instant::now();
+        let waits: Vec<u64> = (0..6)
+            .map(|_| {
+                let Offer::Key(0) = ring.offer("m", &[], now) else { panic!("rests") };
+                let wait = ring.rest(0, "m", Class::RateLimited, None, now).unwrap();
+                assert_eq!(ring.rest(0, "m", Class::RateLimited, Some(wait), now), None, "told once");
+                now += wait;
+                wait.as_secs()
+            })
+            .collect();
+        assert_eq!(waits, [5, 20, 60, 60, 60, 60]);
         ring.worked(0);
-        assert_eq!(ring.rest(0, "m", Class::RateLimited, None, now).as_secs(), 5);
+        assert_eq!(ring.rest(0, "m", Class::RateLimited, None, now), Some(Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -124,12 +124,22 @@ impl Pool {
         drop(surplus);
     }
 
+    /// Room has come up on a shared connection: whoever waits in line looks again.
+    pub fn look_again(&self) {
+        let line = std::mem::take(&mut self.lock().line);
+        // Dropped outside the lock; a waiter whose sender is gone starts over.
+        drop(line);
+    }
+
     /// Lets others use an HTTP/2 connection too. Several may be open after a cold start; the sweep closes
     /// those that stay without work.
     pub fn share(&self, connection: H2) {
-        let mut state = self.lock();
-        state.shared.retain(H2::is_open);
-        state.shared.push(connection);
+        {
+            let mut state = self.lock();
+            state.shared.retain(H2::is_open);
+            state.shared.push(connection);
+        }
+        self.look_again();
     }
 
     /// Closes what is idle for too long or was closed by the peer.

@@ -71,12 +71,24 @@ fn a_failed_connection_leaves_the_egress_and_a_failed_answer_leaves_the_upstream
         (Class::BadResponse, 2),
         (Class::Timeout, 2),
         (Class::Cut, 2),
+        (Class::Busy, 2),
     ] {
         let mut plan = Plan::new(&grid, rules(3), Caution::default());
         let mut world = world(4);
         assert_eq!(path_of(plan.first(&mut world)), 0);
         assert_eq!(path_of(plan.after(grid[0], failed(class), &mut world)), expected, "{class:?}");
     }
+}
+
+#[test]
+fn an_upstream_that_is_down_behind_every_egress_leaves_an_attempt_for_another() {
+    let at = |path, upstream, egress| Candidate { path, upstream, egress };
+    let paths = [at(0, 0, 0), at(1, 0, 1), at(2, 0, 2), at(3, 1, 0)];
+    let mut plan = Plan::new(&paths, rules(3), Caution::default());
+    let mut world = world(4);
+    assert_eq!(path_of(plan.first(&mut world)), 0);
+    assert_eq!(path_of(plan.after(paths[0], failed(Class::Connect), &mut world)), 1);
+    assert_eq!(path_of(plan.after(paths[1], failed(Class::Connect), &mut world)), 3);
 }
 
 #[test]
@@ -205,7 +217,7 @@ proptest! {
             prop_assert!(usable[candidate.path]);
             let untried = (0..4).any(|p| usable[p] && !tried.contains(&p));
             prop_assert!(!untried || tried.insert(candidate.path));
-            prop_assert!(after < world.left);
+            prop_assert!(after <= LONGEST_COOL_WAIT);
             next = plan.after(candidate, failed(class), &mut world);
         }
         prop_assert!(count <= attempts);

@@ -3,19 +3,20 @@
 //! Every wait has its bound: `connect` for a new connection, `first_byte` from the beginning of the attempt to
 //! the first content, `idle` between pieces, and the request's deadline over all.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, Uri, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use tidegate_router::outcome::{Class, class_of_status};
 use tidegate_wire::answer::Dialect;
 use tokio::time::{Instant, timeout_at};
 
 use super::verdict::{self, ERROR_BODY_MAX, Media};
-use super::{Answered, Body, Failed, OwnWords};
+use super::{Answered, Body, Failed, OwnWords, plain};
 use crate::answer::Held;
 use crate::headers;
 use crate::request::read::Target;
@@ -59,14 +60,27 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered,
     }
     let by = (Instant::now() + ERROR_BODY_TIMEOUT).min(call.deadline);
     let text = timeout_at(by, read_up_to(body, ERROR_BODY_MAX)).await.unwrap_or_default();
+    let judged = plain::of(&parts.headers, &text).into_owned();
     let mut text = text.to_vec();
     path.upstream.keys.redact(&mut text);
     let hint = tidegate_router::retry_after::hint(
         |name| parts.headers.get(name).and_then(|v| v.to_str().ok()),
         crate::clock::wall(),
     );
+    let media = verdict::media(&parts.headers);
     headers::toward_client(&mut parts.headers);
-    match verdict::of_error(class_of_status(status.as_u16()), status, &text) {
+    let mut class = verdict::of_error(class_of_status(status.as_u16()), status, &judged);
+    if let Target::Upstream { model, shaped: true, .. } = &call.parsed.target
+        && class.is_none()
+    {
+        if media == Media::Html {
+            // Not the API's word on the request: a wrong base_url, or a proxy's page.
+            class = Some(Class::BadResponse);
+        } else if model.is_some() && status == StatusCode::NOT_FOUND {
+            class = Some(Class::ModelNotFound);
+        }
+    }
+    match class {
         Some(class) => {
             let mut failed = Failed::new(class, format!("status {}", status.as_u16()));
             failed.failure.retry_after = hint;
@@ -141,7 +155,16 @@ async fn head(
     let mut unseen = 0;
     loop {
         *stage = Stage::Waiting;
-        let conn = match path.pool.take(unseen > 0, Instant::now()).await {
+        // What must not be sent twice never goes over a connection that may turn out closed.
+        let fresh = unseen > 0 || call.parsed.pinned;
+        let take = path.pool.take(fresh, Instant::now());
+        let grant = if call.alternatives {
+            let taken = tokio::time::timeout(path.connect_timeout(), take).await;
+            taken.map_err(|_| Stage::Waiting.too_late())?
+        } else {
+            take.await
+        };
+        let conn = match grant {
             Grant::H1(h1) => Conn::H1(h1),
             Grant::H2(h2) => Conn::H2(h2),
             Grant::Slot(slot) => {
@@ -209,7 +232,7 @@ async fn success(
         Target::Models => (Dialect::Other, true),
         Target::Upstream { dialect, shaped, .. } => (*dialect, *shaped),
     };
-    let coded = headers.contains_key(header::CONTENT_ENCODING);
+    let coded = plain::is_coded(headers);
     match verdict::media(headers) {
         Media::Events if !coded && (call.parsed.stream || !shaped || dialect == Dialect::Other) => {
             let events = Events::new(body, dialect, path.metrics.malformed.clone());
@@ -221,7 +244,7 @@ async fn success(
             Class::BadResponse,
             "a stream was asked for and the answer is not text/event-stream",
         )),
-        Media::Json | Media::None => whole(dialect, body, coded, place, pace).await,
+        Media::Json | Media::None => whole(dialect, body, headers, place, pace).await,
         // Speech, images: an endpoint of its own kind.
         Media::Other if dialect == Dialect::Other => Ok(Body::Passage(Held::new(), body, place)),
         Media::Events | Media::Other => {
@@ -234,7 +257,7 @@ async fn success(
 async fn whole(
     dialect: Dialect,
     mut body: AnswerBody,
-    coded: bool,
+    headers: &HeaderMap,
     place: InFlight,
     pace: &Pace,
 ) -> Result<Body, Failed> {
@@ -258,11 +281,13 @@ async fn whole(
         }
     }
     let bytes = joined(held, size);
-    if coded {
+    let judged = plain::of(headers, &bytes);
+    if plain::is_coded(headers) && matches!(judged, Cow::Borrowed(_)) {
+        // Coded in a way we did not ask for and cannot read: the client may.
         return Ok(Body::Whole(bytes, None));
     }
-    match tidegate_wire::answer::peek_answer(dialect, &bytes) {
-        Ok(peek) => Ok(Body::Whole(bytes, peek.usage)),
+    match tidegate_wire::answer::peek_answer(dialect, &judged) {
+        Ok(peek) => Ok(Body::Whole(bytes.clone(), peek.usage)),
         Err(bad) => Err(verdict::of_bad_answer(bad)),
     }
 }

@@ -349,6 +349,8 @@ async fn on_sigterm_a_node_is_unready_serves_on_and_finishes_its_streams() {
     assert_eq!(node.admin("/healthz").await.status, 200);
     let status = node.admin("/api/status").await.json().await;
     assert_eq!(status["node"]["draining"], true);
+    // So that no client keeps a connection that is about to close under its next request.
+    assert_eq!(node.chat().send().await.header("connection"), "close");
     // Load balancers lag: within the grace new connections are served as ever.
     node.still_answers().await;
     until("the door to close", async || TcpStream::connect(node.address).await.is_err().then_some(())).await;

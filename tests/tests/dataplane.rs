@@ -312,6 +312,26 @@ async fn models_are_merged_over_upstreams_and_filtered_by_routes_and_clients() {
 }
 
 #[tokio::test]
+async fn what_is_handed_through_keeps_its_length_and_a_condition_its_304() {
+    let upstream = Upstream::start(|seen| {
+        let headers = [("content-type", "application/octet-stream"), ("etag", "\"1\"")];
+        vec![Act::Send(match seen.header("if-none-match") {
+            Some(_) => "HTTP/1.1 304 Not Modified\r\netag: \"1\"\r\n\r\n".into(),
+            None => answer::whole(200, &headers, vec![7; 100_000]),
+        })]
+    })
+    .await;
+    let node = Setup::new().upstream("a", &upstream.url()).start().await;
+    let path = "/v1/files/f/content";
+    let reply = node.call("GET", path).header("openai-organization", "org-of-the-client").send().await;
+    assert_eq!(reply.header("content-length"), "100000");
+    assert_eq!(reply.bytes().await.len(), 100_000);
+    assert_eq!(upstream.request().header("openai-organization"), None, "it would not fit our key");
+    let reply = node.call("GET", path).header("if-none-match", "\"1\"").send().await;
+    assert_eq!(reply.status, 304);
+}
+
+#[tokio::test]
 async fn one_model_is_asked_of_its_route() {
     let model = json!({"id": "org/m", "object": "model"});
     let upstream = Upstream::saying(answer::json(200, &model)).await;

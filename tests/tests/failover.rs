@@ -1,8 +1,11 @@
 //! What a client sees when an upstream fails before its answer has begun, and what each upstream was asked.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::json;
 use tidegate_tests::answer::{self, DONE};
 use tidegate_tests::node::{Node, Setup, upstream_key};
@@ -333,6 +336,37 @@ async fn an_upstream_without_keys_that_limits_is_left_alone_as_long_as_it_asks()
 }
 
 #[tokio::test]
+async fn a_path_whose_only_key_was_refused_comes_after_every_other() {
+    let refusing = Upstream::saying(answer::json(401, &answer::error("x", "invalid_api_key", "no"))).await;
+    let other = Upstream::doing(good()).await;
+    let node = Setup::new().upstream("a", &refusing.url()).upstream("b", &other.url()).start().await;
+    for _ in 0..5 {
+        assert_eq!(node.chat().send().await.status, 200);
+    }
+    assert_eq!((refusing.count(), other.count()), (1, 5));
+}
+
+#[tokio::test]
+async fn a_compressed_error_is_understood_and_another_upstream_asked() {
+    let error = answer::error("invalid_request_error", "model_not_found", "no such model");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(error.to_string().as_bytes()).unwrap();
+    let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    let lacking = Upstream::saying(answer::whole(404, &headers, gzip.finish().unwrap())).await;
+    let other = Upstream::doing(good()).await;
+    let node = Setup::new().upstream("a", &lacking.url()).upstream("b", &other.url()).start().await;
+    let reply = node.chat().header("accept-encoding", "br, gzip;q=0.8").send().await;
+    assert_eq!((reply.status.as_u16(), lacking.count(), other.count()), (200, 1, 1));
+    assert_eq!(lacking.request().header("accept-encoding"), Some("gzip"), "only what this node can read");
+}
+
+#[tokio::test]
+async fn a_page_instead_of_an_api_error_moves_to_the_second_path() {
+    let page = answer::whole(404, &[("content-type", "text/html")], "<h1>not here</h1>");
+    second_path_answers_after(vec![Act::Send(page)]).await;
+}
+
+#[tokio::test]
 async fn a_short_retry_after_is_waited_for_when_nothing_else_can_answer() {
     let limit = answer::error("requests", "rate_limit_exceeded", "slow down");
     let upstream = Upstream::start(move |seen| {
@@ -494,10 +528,13 @@ async fn the_retry_budget_bounds_the_load_on_failing_upstreams() {
     let retry = "{attempts: 3, backoff: {initial: 1ms, factor: 2, max: 2ms}, budget: 10%}";
     let node = Setup::new().upstream("a", &broken.url()).retry(retry).start().await;
     let offered = 300;
+    let mut told = String::new();
     for _ in 0..offered {
         let reply = node.chat().send().await;
         assert_eq!(reply.status, 502);
+        told = reply.header("x-should-retry").to_owned();
     }
+    assert_eq!(told, "false", "what we refuse to repeat, an SDK should not repeat for us");
     // A tenth of the requests, and the one a second that is always allowed.
     let repeats = broken.count() - offered;
     assert!(repeats > 0, "nothing was repeated");

@@ -61,6 +61,26 @@ async fn an_idle_connection_outlives_a_load_balancers_minute() {
     }
 }
 
+/// They are read before a place among the running requests is taken, so something else must bound them.
+#[tokio::test]
+async fn bodies_beyond_the_nodes_room_are_refused_at_once() {
+    let (node, _upstream) = pair().await;
+    let mut uploads = Vec::new();
+    for _ in 0..30 {
+        let mut raw = Raw::connect(node.address).await;
+        assert!(raw.send(head(&format!("content-length: {}\r\n", 15 * MIB))).await);
+        uploads.push(raw);
+    }
+    let status = async |mut raw: Raw| {
+        let answer = tokio::time::timeout(Duration::from_secs(5), raw.answer()).await;
+        answer.ok().flatten().map(|(status, text, _)| (status, text.contains("retry-after")))
+    };
+    let refused: Vec<_> = join_all(uploads.into_iter().map(status)).await.into_iter().flatten().collect();
+    assert_eq!(refused.len(), 30 - 256 / 15, "{refused:?}");
+    assert!(refused.iter().all(|answer| *answer == (503, true)), "{refused:?}");
+    node.still_answers().await;
+}
+
 #[tokio::test]
 async fn a_head_that_never_ends_is_cut_off_while_others_are_served() {
     let (node, _upstream) = pair().await;

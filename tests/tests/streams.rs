@@ -137,9 +137,26 @@ async fn a_malformed_event_without_a_terminal_signal_ends_in_an_error_event() {
 }
 
 #[tokio::test]
-async fn done_before_any_finish_reason_is_a_break() {
+async fn done_without_a_finish_reason_is_an_end_too() {
     let parts = [role(), delta("a"), DONE.to_owned()];
-    ends_in_error(&relayed(&parts).await, &parts[..2].concat(), "stream_interrupted");
+    assert_eq!(relayed(&parts).await, parts.concat());
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_pauses_is_held_to_the_deadline() {
+    let start = [stream_head(), piece(role()), piece(delta("a"))].concat();
+    let upstream = Upstream::doing(vec![Act::Send(start.into()), Act::Endless(piece(delta("more")))]).await;
+    let node = Setup::new().upstream("a", &upstream.url()).start().await;
+    let mut reply = node.chat_stream().header("x-tidegate-timeout-ms", "1000").send().await;
+    let mut last = String::new();
+    let read = async {
+        while let Some(event) = reply.event().await {
+            last = event;
+        }
+    };
+    within(Duration::from_secs(10), "the end of the stream", read).await;
+    assert!(last.contains("stream_interrupted"), "{last}");
+    upstream.gave_up(1).await;
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ async fn drain(
 /// The token where one is configured, else loopback.
 fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> bool {
     match &gateway.config.admin.token {
-        None => peer.ip().is_loopback(),
+        None => peer.ip().to_canonical().is_loopback(),
         Some(token) => headers
             .get(header::AUTHORIZATION)
             .and_then(|v| v.as_bytes().strip_prefix(b"Bearer "))

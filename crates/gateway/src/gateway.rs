@@ -160,6 +160,7 @@ impl Gateway {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
         loop {
             tick.tick().await;
+            self.metrics.body_bytes.set(self.admission.body_bytes() as f64);
             for path in &self.paths {
                 path.pool.sweep(Instant::now());
                 let (open, _) = path.pool.count();

@@ -75,6 +75,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!("tidegate_in_flight_requests", "Requests being worked on");
     describe_gauge!("tidegate_queued_requests", "Requests waiting for a place on this node");
     describe_gauge!("tidegate_active_streams", "Streams being relayed");
+    describe_gauge!("tidegate_request_body_bytes", "Request bodies in memory, those above 64 KiB");
     describe_gauge!("tidegate_connections", "Client connections");
     describe_gauge!("tidegate_upstream_connections", "Open connections of a path");
     describe_gauge!("tidegate_config_last_reload_successful", "1 when the file on disk is the one in force");
@@ -104,6 +105,8 @@ pub struct Metrics {
     pub queued: Gauge,
     /// Streams being relayed.
     pub streams: Gauge,
+    /// Bytes of request bodies in memory.
+    pub body_bytes: Gauge,
     /// Client connections.
     pub connections: Gauge,
     /// Gateway time per request.
@@ -139,6 +142,7 @@ impl Metrics {
             in_flight: gauge!("tidegate_in_flight_requests"),
             queued: gauge!("tidegate_queued_requests"),
             streams: gauge!("tidegate_active_streams"),
+            body_bytes: gauge!("tidegate_request_body_bytes"),
             connections: gauge!("tidegate_connections"),
             overhead: histogram!("tidegate_overhead_seconds"),
             routes: config.routes.iter().map(|r| r.name.clone()).collect(),

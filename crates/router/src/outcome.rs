@@ -129,8 +129,11 @@ pub const fn class_of_status(status: u16) -> Option<Class> {
         402 => Some(Class::Quota),
         429 => Some(Class::RateLimited),
         500 | 502 | 503 | 504 | 520..=527 | 529 => Some(Class::ServerError),
+        407 => Some(Class::Proxy),
+        // An answer to the client's own condition.
+        304 => None,
         // A redirect is a captive portal or a wrong base_url: never followed with a key in hand.
-        300..=399 => Some(Class::BadResponse),
+        100..=199 | 300..=399 => Some(Class::BadResponse),
         _ => None,
     }
 }

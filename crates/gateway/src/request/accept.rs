@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
@@ -28,6 +28,8 @@ pub struct Accepted {
     pub head: Parts,
     /// Read by `read`; what was not wanted of it is thrown away with a refusal.
     pub body: Option<Incoming>,
+    /// The client's SDK should not send this again of itself.
+    pub no_retry: bool,
     request_id: HeaderValue,
 }
 
@@ -42,9 +44,10 @@ pub fn accept(gateway: Arc<Gateway>, peer: SocketAddr, request: Request<Incoming
         })
         .cloned()
         .unwrap_or_else(new_request_id);
-    let remote = client_address(peer.ip(), &head.headers, &gateway.config.listen.trusted_proxies);
+    let remote =
+        client_address(peer.ip().to_canonical(), &head.headers, &gateway.config.listen.trusted_proxies);
     let settle = Settle::begin(Arc::clone(&gateway), request_id.clone(), remote, &head);
-    Accepted { gateway, settle: Some(Box::new(settle)), head, body: Some(body), request_id }
+    Accepted { gateway, settle: Some(Box::new(settle)), head, body: Some(body), no_retry: false, request_id }
 }
 
 impl Accepted {
@@ -61,6 +64,13 @@ impl Accepted {
         let headers = response.headers_mut();
         headers.insert("x-request-id", self.request_id.clone());
         headers.insert("x-tidegate-cache", BYPASS);
+        if self.no_retry {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.gateway.drain.is_draining() && self.head.version < Version::HTTP_2 {
+            // So that by the time the door closes no client sends another request into it.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(settle) = &mut self.settle {
             settle.status = status.as_u16();
             headers.insert("x-tidegate-attempts", HeaderValue::from(settle.attempts));

@@ -15,9 +15,16 @@ use crate::error::GatewayError;
 use crate::request::accept::Accepted;
 use crate::request::read::Parsed;
 
+/// Request bodies in memory at once, on the whole node: they are read before a place is taken, so the places do not
+/// bound them.
+const BODIES_MAX: usize = 256 * 1024 * 1024;
+/// What is counted; smaller bodies than this are bounded by the connections.
+pub const BODY_UNIT: usize = 64 * 1024;
+
 /// The node's places.
 #[derive(Debug)]
 pub struct Admission {
+    bodies: Arc<Semaphore>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
@@ -29,12 +36,33 @@ impl Admission {
     /// `queued` shows how many wait.
     pub fn new(limit: NodeLimit, queued: Gauge) -> Self {
         Self {
+            bodies: Arc::new(Semaphore::new(BODIES_MAX / BODY_UNIT)),
             places: Arc::new(Semaphore::new(limit.in_flight.min(Semaphore::MAX_PERMITS))),
             waiting: AtomicUsize::new(0),
             queue: limit.queue,
             queue_timeout: limit.queue_timeout,
             queued,
         }
+    }
+
+    /// Room for the part of a body above what is `held`, given back when dropped; `None` where none is needed yet.
+    pub fn room(
+        &self,
+        size: usize,
+        held: Option<&OwnedSemaphorePermit>,
+    ) -> Result<Option<OwnedSemaphorePermit>, GatewayError> {
+        let wanted = size / BODY_UNIT;
+        let more = wanted.saturating_sub(held.map_or(0, OwnedSemaphorePermit::num_permits));
+        if more == 0 {
+            return Ok(None);
+        }
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        Arc::clone(&self.bodies).try_acquire_many_owned(more).map(Some).map_err(|_| GatewayError::Overloaded)
+    }
+
+    /// Bytes of request bodies in memory, in whole units.
+    pub fn body_bytes(&self) -> usize {
+        BODIES_MAX - self.bodies.available_permits() * BODY_UNIT
     }
 
     /// A place, given back when dropped. Cancel-safe: one who leaves the queue takes no place.

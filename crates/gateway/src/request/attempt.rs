@@ -37,6 +37,8 @@ pub struct Answered {
     pub headers: HeaderMap,
     /// What is known of the body.
     pub body: Body,
+    /// Of the whole body, as the upstream said.
+    pub length: Option<u64>,
     /// No piece may come later.
     pub deadline: Instant,
     /// Longest wait between two pieces.
@@ -94,7 +96,14 @@ impl Failed {
             Some(words) if self.clients_fault => {
                 let OwnWords { status, headers, body } = *words;
                 let body = Body::Whole(body, None);
-                Ok(Answered { status, headers, body, deadline: Instant::now(), idle: Duration::ZERO })
+                Ok(Answered {
+                    status,
+                    headers,
+                    body,
+                    length: None,
+                    deadline: Instant::now(),
+                    idle: Duration::ZERO,
+                })
             }
             answer => Err(Self { answer, ..self }),
         }
@@ -147,14 +156,12 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
                 continue;
             }
         };
+        accepted.note(|settle| settle.attempts += 1);
         let result = once::once(&call, path, key).await;
         let result = result.or_else(Failed::or_clients_fault);
         let took = started.elapsed();
         let repeat = last.is_some();
-        accepted.note(|settle| {
-            settle.attempts += 1;
-            settle.upstream_wait += took;
-        });
+        accepted.note(|settle| settle.upstream_wait += took);
         match result {
             Ok(answered) => {
                 path.upstream.note(None);
@@ -204,22 +211,29 @@ fn more_telling(telling: &mut Option<(Candidate, Failed)>, candidate: Candidate,
     }
 }
 
-/// One attempt over one path, outside of any plan.
+/// One attempt over one path, outside of any plan; a refused key rests and the next one is tried.
 pub async fn lone(call: &Call, path: &Arc<Path>) -> Result<Body, Class> {
     let model = call.parsed.model.as_deref().unwrap_or_default();
-    let key = match path.upstream.keys.offer(model, &[], Instant::now()) {
-        Offer::Key(index) => index,
-        Offer::Resting(_) => return Err(Class::RateLimited),
-    };
-    match once::once(call, path, key).await {
-        Ok(answered) if answered.status.is_success() => {
-            path.metrics.attempt(None);
-            Ok(answered.body)
-        }
-        Ok(_) => Err(Class::BadResponse),
-        Err(failed) => {
-            path.metrics.attempt(Some(failed.failure.class));
-            Err(failed.failure.class)
+    let mut refused = Vec::new();
+    loop {
+        let now = Instant::now();
+        let Offer::Key(key) = path.upstream.keys.offer(model, &refused, now) else {
+            return Err(if refused.is_empty() { Class::RateLimited } else { Class::Auth });
+        };
+        match once::once(call, path, key).await {
+            Ok(answered) if answered.status.is_success() => {
+                path.metrics.attempt(None);
+                return Ok(answered.body);
+            }
+            Ok(_) => return Err(Class::BadResponse),
+            Err(Failed { failure: Failure { class, retry_after }, .. }) => {
+                path.metrics.attempt(Some(class));
+                path.upstream.keys.rest(key, model, class, retry_after, fastrand::f64(), now);
+                if !class.of_the_key() {
+                    return Err(class);
+                }
+                refused.push(key);
+            }
         }
     }
 }
@@ -262,6 +276,8 @@ fn give_up(
         cause = %failed.detail,
         "no upstream answered"
     );
+    // What we refuse to repeat for its load an SDK should not repeat for us.
+    accepted.no_retry |= stop == Stop::BudgetSpent;
     let class = failed.failure.class;
     let Some(words) = failed.answer else {
         return Err(match (class, stop) {
@@ -292,7 +308,14 @@ fn give_up(
         settle.end = end;
     });
     let whole = Body::Whole(body, None);
-    Ok(Answered { status, headers, body: whole, deadline: Instant::now(), idle: Duration::ZERO })
+    Ok(Answered {
+        status,
+        headers,
+        body: whole,
+        length: None,
+        deadline: Instant::now(),
+        idle: Duration::ZERO,
+    })
 }
 
 /// What one request knows of the paths around it.
@@ -316,7 +339,8 @@ impl Around<'_> {
         let class = failure.class;
         if class.of_the_key() {
             let now = Instant::now();
-            let begins = path.upstream.keys.rest(key, self.model, class, failure.retry_after, now);
+            let begins =
+                path.upstream.keys.rest(key, self.model, class, failure.retry_after, fastrand::f64(), now);
             if class != Class::RateLimited {
                 self.refused.push((candidate.upstream, key));
             }

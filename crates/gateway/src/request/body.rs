@@ -6,8 +6,10 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::GatewayError;
+use crate::request::admit::Admission;
 
 /// Longest wait for the next piece: nginx's `client_body_timeout`.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,15 +43,32 @@ pub fn discard(mut body: Incoming) {
     });
 }
 
-/// Reads all of `body`, at most `max` bytes. A body in one piece is not copied.
-pub async fn collect(body: &mut Incoming, max: usize) -> Result<Bytes, GatewayError> {
-    if body.size_hint().lower() > max as u64 {
-        return Err(GatewayError::BodyTooLarge(max));
-    }
-    tokio::time::timeout(WHOLE_TIMEOUT, pieces(body, max)).await.map_err(|_| GatewayError::RequestTimeout)?
+/// A client's body and the room it takes.
+pub struct Whole {
+    /// As the client sent it.
+    pub bytes: Bytes,
+    /// Held as long as the bytes are.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
-async fn pieces(body: &mut Incoming, max: usize) -> Result<Bytes, GatewayError> {
+/// Reads all of `body`, at most `max` bytes, as far as the node has room. A body in one piece is not copied.
+pub async fn collect(body: &mut Incoming, max: usize, node: &Admission) -> Result<Whole, GatewayError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > max {
+        return Err(GatewayError::BodyTooLarge(max));
+    }
+    let room = node.room(announced, None)?;
+    tokio::time::timeout(WHOLE_TIMEOUT, pieces(body, max, node, room))
+        .await
+        .map_err(|_| GatewayError::RequestTimeout)?
+}
+
+async fn pieces(
+    body: &mut Incoming,
+    max: usize,
+    node: &Admission,
+    mut room: Option<OwnedSemaphorePermit>,
+) -> Result<Whole, GatewayError> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut count = 0usize;
@@ -60,8 +79,15 @@ async fn pieces(body: &mut Incoming, max: usize) -> Result<Bytes, GatewayError> 
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| GatewayError::BodyBroken(e.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > max {
+        let size = first.len() + rest.len() + data.len();
+        if size > max {
             return Err(GatewayError::BodyTooLarge(max));
+        }
+        if let Some(more) = node.room(size, room.as_ref())? {
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
         }
         if first.is_empty() {
             first = data;
@@ -78,10 +104,10 @@ async fn pieces(body: &mut Incoming, max: usize) -> Result<Bytes, GatewayError> 
         }
     }
     if rest.is_empty() {
-        return Ok(first);
+        return Ok(Whole { bytes: first, room });
     }
     let mut whole = BytesMut::with_capacity(first.len() + rest.len());
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&rest);
-    Ok(whole.freeze())
+    Ok(Whole { bytes: whole.freeze(), room })
 }

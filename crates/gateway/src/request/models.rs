@@ -4,6 +4,7 @@
 //! is left out, and only when none answers is that an error.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::{HeaderValue, Response, header};
@@ -19,6 +20,9 @@ use crate::request::read::Parsed;
 use crate::request::route::Call;
 use crate::upstream::Path;
 
+/// One upstream that hangs must not hold up what all others have answered.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The merged list, for this client.
 pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<Answer>, GatewayError> {
     let gateway = Arc::clone(&accepted.gateway);
@@ -29,7 +33,10 @@ pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<An
     let asked = gateway.config.upstreams.iter().enumerate().map(|(index, upstream)| {
         let paths = gateway.paths.iter().filter(|p| p.upstream.config.name == upstream.name);
         let call = &call;
-        async move { (index, ask(call, paths).await) }
+        async move {
+            let list = tokio::time::timeout(LIST_TIMEOUT, ask(call, paths)).await;
+            (index, list.unwrap_or(Err(Class::Timeout)))
+        }
     });
     let started = Instant::now();
     let answers = join_all(asked).await;

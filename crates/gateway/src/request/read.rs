@@ -96,7 +96,10 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
     let body = if incoming.is_end_stream() {
         Bytes::new()
     } else {
-        body::collect(incoming, accepted.gateway.config.listen.max_body).await?
+        let max = accepted.gateway.config.listen.max_body;
+        let whole = body::collect(incoming, max, &accepted.gateway.admission).await?;
+        accepted.note(|settle| settle.hold_room(whole.room));
+        whole.bytes
     };
     let mut parsed = Parsed {
         client: authenticated.client,

@@ -31,19 +31,26 @@ use crate::upstream::exchange::AnswerBody;
 const EVENT_MAX: usize = 1024 * 1024;
 /// Without an event that says anything, comments keep a stream alive only this many times `idle`.
 const PROGRESS_FACTOR: u32 = 4;
+/// A stream that never pauses looks this often, in pieces, whether the node is going away.
+const CUT_LOOK: u32 = 64;
 /// How long a finished stream's connection is waited for to become reusable.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Turns an answer in hand into a response.
 pub fn relay(accepted: &mut Accepted, answered: Answered) -> Response<Answer> {
-    let Answered { status, headers, body, deadline, idle } = answered;
+    let Answered { status, headers, body, length, deadline, idle } = answered;
     let gateway = &accepted.gateway;
     let watch = Watch::begin(gateway.drain.cut.clone(), idle, deadline);
     let body = match body {
         Body::Whole(bytes, _) => Answer::Whole(bytes),
-        Body::Passage(held, body, place) => {
-            Answer::Passage(Box::new(Passage { held, body: Some(body), watch, settle: None, _place: place }))
-        }
+        Body::Passage(held, body, place) => Answer::Passage(Box::new(Passage {
+            left: length,
+            held,
+            body: Some(body),
+            watch,
+            settle: None,
+            _place: place,
+        })),
         Body::Events(held, events, place) => {
             gateway.metrics.streams.increment(1.0);
             Answer::Relay(Box::new(Relay {
@@ -184,6 +191,7 @@ struct Watch {
     deadline: Instant,
     last_piece: Instant,
     last_event: Instant,
+    pieces: u32,
     alarm: Pin<Box<Sleep>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -203,16 +211,26 @@ impl Watch {
             deadline,
             last_piece: now,
             last_event: now,
+            pieces: 0,
             alarm: Box::pin(sleep_until((now + idle).min(deadline))),
             cut: Box::pin(cut.cancelled_owned()),
         }
     }
 
-    /// A piece came. The alarm is not set again for each: it finds out when it goes off.
-    fn piece(&mut self, event: bool) {
+    /// A piece came. The alarm is not set again for each: it finds out when it goes off. An upstream that is never
+    /// slow never lets it go off, so what does not depend on slowness is looked at here.
+    fn piece(&mut self, event: bool, cx: &mut Context<'_>) -> Option<Alarm> {
         self.last_piece = Instant::now();
         if event {
             self.last_event = self.last_piece;
+        }
+        self.pieces = self.pieces.wrapping_add(1);
+        if self.last_piece >= self.deadline {
+            Some(Alarm::Deadline)
+        } else if self.pieces.is_multiple_of(CUT_LOOK) && self.cut.as_mut().poll(cx).is_ready() {
+            Some(Alarm::Draining)
+        } else {
+            None
         }
     }
 
@@ -270,13 +288,14 @@ impl Relay {
             }
         };
         let dialect = events.dialect;
+        if let Some(alarm) = self.watch.piece(matches!(step, Step::Event(..)), cx)
+            && matches!(step, Step::Note(_) | Step::Event(..))
+        {
+            return Poll::Ready(self.end_by(&alarm));
+        }
         match step {
-            Step::Note(raw) => {
-                self.watch.piece(false);
-                Poll::Ready(Some(raw))
-            }
+            Step::Note(raw) => Poll::Ready(Some(raw)),
             Step::Event(raw, peek) => {
-                self.watch.piece(true);
                 events.finished |= peek.terminal;
                 if let Some(usage) = peek.usage
                     && let Some(settle) = &mut self.settle
@@ -288,7 +307,8 @@ impl Relay {
                 }
                 Poll::Ready(Some(raw))
             }
-            Step::Done(raw) if events.finished || dialect == Dialect::Other => {
+            // Some servers never send a finish_reason; `[DONE]` is a terminal signal too.
+            Step::Done(raw) => {
                 events.let_go();
                 self.finish(End::Success);
                 Poll::Ready(Some(raw))
@@ -296,9 +316,6 @@ impl Relay {
             Step::End if events.finished || dialect == Dialect::Other => {
                 self.finish(End::Success);
                 Poll::Ready(done(dialect))
-            }
-            Step::Done(_) => {
-                Poll::Ready(self.interrupt("the upstream ended the stream before the answer was finished"))
             }
             Step::End => {
                 Poll::Ready(self.interrupt("the upstream's stream ended before the answer was finished"))
@@ -391,6 +408,8 @@ fn done(dialect: Dialect) -> Option<Bytes> {
 /// Bytes handed through as they come.
 #[derive(Debug)]
 pub struct Passage {
+    /// Bytes to come, where the upstream said how many.
+    pub left: Option<u64>,
     held: Held,
     body: Option<AnswerBody>,
     watch: Watch,
@@ -403,14 +422,18 @@ impl Passage {
     /// The next piece; an error when the upstream broke off, which leaves the client's transfer unfinished.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         if let Some(bytes) = self.held.pop_front() {
+            self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
             return Poll::Ready(Some(Ok(bytes)));
         }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let end = match body.poll_data(cx) {
-            Poll::Ready(Some(Ok(bytes))) => {
-                self.watch.piece(true);
-                return Poll::Ready(Some(Ok(bytes)));
-            }
+            Poll::Ready(Some(Ok(bytes))) => match self.watch.piece(true, cx) {
+                None => {
+                    self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Some(_) => End::Interrupted("stream_interrupted"),
+            },
             Poll::Ready(None) => End::Success,
             Poll::Ready(Some(Err(_))) => End::Interrupted("stream_interrupted"),
             Poll::Pending => {

@@ -77,6 +77,7 @@ pub struct Settle {
     /// How it ended.
     pub end: End,
     place: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Settle {
@@ -103,12 +104,18 @@ impl Settle {
             status: 0,
             end: End::Running,
             place: None,
+            room: None,
         }
     }
 
     /// Keeps the node's place until the request has ended.
     pub fn hold(&mut self, place: OwnedSemaphorePermit) {
         self.place = Some(place);
+    }
+
+    /// Keeps the room of the request's body until the request has ended.
+    pub fn hold_room(&mut self, room: Option<OwnedSemaphorePermit>) {
+        self.room = room;
     }
 
     fn labels(&self) -> (&'static str, &'static str) {

@@ -133,14 +133,15 @@ impl KeyRing {
         rests.limited_in_a_row = 0;
     }
 
-    /// Puts a key to rest after a failure that speaks of it; `hint` is what the upstream asked for. Other classes
-    /// change nothing. Gives the length of a rest that begins; `None` where the key rested already.
+    /// Puts a key to rest after a failure that speaks of it; `hint` is what the upstream asked for, `jitter` (0 to 1)
+    /// makes it up to a tenth longer so that those who wait do not wake together. Other classes change nothing. Gives the length of a rest that begins; `None` where the key rested already.
     pub fn rest(
         &self,
         index: usize,
         model: &str,
         class: Class,
         hint: Option<Duration>,
+        jitter: f64,
         now: Instant,
     ) -> Option<Duration> {
         let mut rests = self.keys.get(index)?.rests.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +165,7 @@ impl KeyRing {
             }
             _ => return None,
         };
+        let wait = wait.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 10.0);
         let begins = until.is_none_or(|held| held <= now);
         *until = Some(until.map_or(now + wait, |held| held.max(now + wait)));
         begins.then_some(wait)
@@ -179,18 +181,29 @@ impl KeyRing {
         (keys().count(), keys().filter(resting).count())
     }
 
-    /// Replaces our keys in a text that is about to leave this process.
-    pub fn redact(&self, text: &mut Vec<u8>) {
+    /// Replaces our keys in a text that is about to leave this process; `None` where it holds none.
+    pub fn redacted(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut clean: Option<Vec<u8>> = None;
         for key in &self.keys {
             let header = key.header.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
             let secret = header.get(b"Bearer ".len()..).unwrap_or_default();
             if secret.len() < 4 {
                 continue;
             }
-            while let Some(at) = memchr::memmem::find(text, secret) {
-                text.splice(at..at + secret.len(), *b"[redacted]");
+            let text = clean.as_deref().unwrap_or(text);
+            let mut kept = 0;
+            let mut out = Vec::new();
+            for at in memchr::memmem::find_iter(text, secret) {
+                out.extend_from_slice(text.get(kept..at).unwrap_or_default());
+                out.extend_from_slice(b"[redacted]");
+                kept = at + secret.len();
+            }
+            if kept > 0 {
+                out.extend_from_slice(text.get(kept..).unwrap_or_default());
+                clean = Some(out);
             }
         }
+        clean
     }
 }
 
@@ -219,8 +232,8 @@ mod tests {
     async fn a_rest_is_only_ever_extended() {
         let ring = ring(1);
         let now = Instant::now();
-        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(60)), now);
-        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(1)), now);
+        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(60)), 0.0, now);
+        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(1)), 0.0, now);
         assert_eq!(ring.offer("m", &[], now), Offer::Resting(Duration::from_secs(60)));
         assert_eq!(ring.offer("other", &[], now), Offer::Key(0), "a rate limit is per model");
     }
@@ -229,15 +242,15 @@ mod tests {
     async fn a_refused_key_is_left_alone_while_another_works() {
         let ring = ring(2);
         let now = Instant::now();
-        ring.rest(0, "m", Class::Auth, None, now);
+        ring.rest(0, "m", Class::Auth, None, 0.0, now);
         for _ in 0..4 {
             assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
         }
-        ring.rest(1, "m", Class::Auth, None, now + Duration::from_secs(1));
+        ring.rest(1, "m", Class::Auth, None, 0.0, now + Duration::from_secs(1));
         assert_eq!(ring.offer("m", &[], now), Offer::Key(0), "the one refused longest ago");
         assert_eq!(ring.ready_in("m", &[], now), Some(LAST_RESORT), "any other path comes first");
         assert_eq!(ring.ready_in("m", &[0, 1], now), None);
-        ring.rest(0, "m", Class::Quota, None, now);
+        ring.rest(0, "m", Class::Quota, None, 0.0, now);
         assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
     }
 
@@ -248,15 +261,15 @@ mod tests {
         let waits: Vec<u64> = (0..6)
             .map(|_| {
                 let Offer::Key(0) = ring.offer("m", &[], now) else { panic!("rests") };
-                let wait = ring.rest(0, "m", Class::RateLimited, None, now).unwrap();
-                assert_eq!(ring.rest(0, "m", Class::RateLimited, Some(wait), now), None, "told once");
+                let wait = ring.rest(0, "m", Class::RateLimited, None, 0.0, now).unwrap();
+                assert_eq!(ring.rest(0, "m", Class::RateLimited, Some(wait), 0.0, now), None, "told once");
                 now += wait;
                 wait.as_secs()
             })
             .collect();
         assert_eq!(waits, [5, 20, 60, 60, 60, 60]);
         ring.worked(0);
-        assert_eq!(ring.rest(0, "m", Class::RateLimited, None, now), Some(Duration::from_secs(5)));
+        assert_eq!(ring.rest(0, "m", Class::RateLimited, None, 0.0, now), Some(Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,15 +277,21 @@ mod tests {
         let ring = ring(0);
         let now = Instant::now();
         assert_eq!((ring.offer("m", &[], now), ring.header(0)), (Offer::Key(0), None));
-        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(7)), now);
+        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(7)), 0.0, now);
         assert_eq!(ring.offer("m", &[], now), Offer::Resting(Duration::from_secs(7)));
         assert_eq!(ring.count(now), (0, 0));
     }
 
     #[test]
     fn our_keys_are_cut_out_of_what_leaves() {
-        let mut text = b"Incorrect API key provided: key-1. key-1!".to_vec();
-        ring(2).redact(&mut text);
-        assert_eq!(text, b"Incorrect API key provided: [redacted]. [redacted]!");
+        let text = b"Incorrect API key provided: key-1. key-1!";
+        assert_eq!(ring(2).redacted(text).unwrap(), b"Incorrect API key provided: [redacted]. [redacted]!");
+        assert_eq!(ring(1).redacted(text), None);
+        let odd = KeyRing::new(&["redacted".into()]).unwrap();
+        assert_eq!(
+            odd.redacted(b"not redacted").unwrap(),
+            b"not [redacted]",
+            "a key within its own replacement"
+        );
     }
 }

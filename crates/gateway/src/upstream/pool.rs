@@ -54,6 +54,17 @@ pub enum Grant {
     Slot(Slot),
 }
 
+/// Which connections will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Any.
+    Any,
+    /// Not an idle HTTP/1.1 one: its peer may be closing it. HTTP/2 says what it did not look at.
+    NotKept,
+    /// One opened now.
+    New,
+}
+
 /// Leave to have one connection open; given back when dropped, with the connection that holds it.
 #[derive(Debug)]
 pub struct Slot(Arc<Pool>);
@@ -64,21 +75,24 @@ impl Pool {
         Self { connector, max_idle, max_connections, state: Mutex::default() }
     }
 
-    /// A connection, or leave to open one. `fresh`: not a kept one. Waits in line while all are busy;
-    /// cancel-safe.
-    pub async fn take(self: &Arc<Self>, fresh: bool, now: Instant) -> Grant {
+    /// A connection, or leave to open one. Waits in line while all are busy; cancel-safe.
+    pub async fn take(self: &Arc<Self>, want: Want, now: Instant) -> Grant {
         loop {
             let mut dead = Vec::new();
             let waiting = {
                 let mut state = self.lock();
-                if !fresh && let Some(grant) = state.kept(now, &mut dead) {
+                if want != Want::New
+                    && let Some(grant) = state.kept(want, now, &mut dead)
+                {
                     return grant;
                 }
                 if state.open < self.max_connections {
                     state.open += 1;
                     return Grant::Slot(Slot(Arc::clone(self)));
                 }
-                if fresh && let Some(oldest) = state.idle.pop_front() {
+                if want != Want::Any
+                    && let Some(oldest) = state.idle.pop_front()
+                {
                     // An idle connection gives way to the fresh one that was asked for.
                     dead.push(oldest);
                     None
@@ -179,9 +193,12 @@ impl Pool {
 impl State {
     /// The most recently used living connection, this worker's own first. What is found dead goes to `dead`,
     /// to be dropped outside the lock (its slot takes it).
-    fn kept(&mut self, now: Instant, dead: &mut Vec<H1>) -> Option<Grant> {
+    fn kept(&mut self, want: Want, now: Instant, dead: &mut Vec<H1>) -> Option<Grant> {
         if let Some(shared) = self.shared.iter().find(|c| c.is_open() && c.has_room()) {
             return Some(Grant::H2(shared.enter(now)));
+        }
+        if want == Want::NotKept {
+            return None;
         }
         let worker = crate::worker::current();
         loop {

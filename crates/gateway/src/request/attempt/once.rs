@@ -23,7 +23,7 @@ use crate::request::read::Target;
 use crate::request::relay::{Events, Step};
 use crate::request::route::Call;
 use crate::upstream::exchange::{self, AnswerBody, Conn};
-use crate::upstream::pool::Grant;
+use crate::upstream::pool::{Grant, Want};
 use crate::upstream::{InFlight, Path};
 
 /// A plain answer up to this size is read whole and checked before it goes out; a larger one is handed through.
@@ -54,15 +54,23 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered,
     if status.is_success() {
         let pace = Pace { idle: timeouts.idle, first_by, deadline: call.deadline };
         let body = success(call, path, &parts.headers, body, place, &pace).await?;
+        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         headers::toward_client(&mut parts.headers);
         let deadline = call.deadline;
-        return Ok(Answered { status, headers: parts.headers, body, deadline, idle: timeouts.idle });
+        return Ok(Answered { status, headers: parts.headers, body, length, deadline, idle: timeouts.idle });
     }
     let by = (Instant::now() + ERROR_BODY_TIMEOUT).min(call.deadline);
-    let text = timeout_at(by, read_up_to(body, ERROR_BODY_MAX)).await.unwrap_or_default();
+    let text = read_up_to(body, ERROR_BODY_MAX, by).await;
     let judged = plain::of(&parts.headers, &text).into_owned();
-    let mut text = text.to_vec();
-    path.upstream.keys.redact(&mut text);
+    let redacted = path.upstream.keys.redacted(&judged);
+    let text = match redacted {
+        None => text,
+        Some(clean) => {
+            // The readable form goes out in its stead.
+            parts.headers.remove(header::CONTENT_ENCODING);
+            clean.into()
+        }
+    };
     let hint = tidegate_router::retry_after::hint(
         |name| parts.headers.get(name).and_then(|v| v.to_str().ok()),
         crate::clock::wall(),
@@ -85,14 +93,14 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered,
             let mut failed = Failed::new(class, format!("status {}", status.as_u16()));
             failed.failure.retry_after = hint;
             if verdict::is_clients_business(class, status) {
-                failed.answer =
-                    Some(Box::new(OwnWords { status, headers: parts.headers, body: text.into() }));
+                failed.answer = Some(Box::new(OwnWords { status, headers: parts.headers, body: text }));
             }
             Err(failed)
         }
         None => {
-            let body = Body::Whole(text.into(), None);
+            let body = Body::Whole(text, None);
             Ok(Answered {
+                length: None,
                 status,
                 headers: parts.headers,
                 body,
@@ -156,8 +164,12 @@ async fn head(
     loop {
         *stage = Stage::Waiting;
         // What must not be sent twice never goes over a connection that may turn out closed.
-        let fresh = unseen > 0 || call.parsed.pinned;
-        let take = path.pool.take(fresh, Instant::now());
+        let want = match (unseen, call.parsed.pinned) {
+            (0, false) => Want::Any,
+            (0, true) => Want::NotKept,
+            _ => Want::New,
+        };
+        let take = path.pool.take(want, Instant::now());
         let grant = if call.alternatives {
             let taken = tokio::time::timeout(path.connect_timeout(), take).await;
             taken.map_err(|_| Stage::Waiting.too_late())?
@@ -240,6 +252,11 @@ async fn success(
         }
         _ if !shaped => Ok(Body::Passage(Held::new(), body, place)),
         Media::Html => Err(Failed::new(Class::BadResponse, "an HTML page instead of an API answer")),
+        Media::Json if call.parsed.stream && dialect != Dialect::Other => {
+            // Some servers put their errors here, whatever was asked for; the error says whose fault it is.
+            whole(dialect, body, headers, place, pace).await?;
+            Err(Failed::new(Class::BadResponse, "a stream was asked for and the answer is plain JSON"))
+        }
         _ if call.parsed.stream && dialect != Dialect::Other => Err(Failed::new(
             Class::BadResponse,
             "a stream was asked for and the answer is not text/event-stream",
@@ -349,11 +366,11 @@ fn joined(mut pieces: Held, size: usize) -> Bytes {
 }
 
 /// At most `max` bytes of a body whose end matters less than its beginning.
-async fn read_up_to(mut body: AnswerBody, max: usize) -> Bytes {
+async fn read_up_to(mut body: AnswerBody, max: usize, by: Instant) -> Bytes {
     let mut pieces = Held::new();
     let mut size = 0;
     while size < max
-        && let Some(Ok(bytes)) = body.next().await
+        && let Ok(Some(Ok(bytes))) = timeout_at(by, body.next()).await
     {
         size += bytes.len();
         pieces.push_back(bytes);

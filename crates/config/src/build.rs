@@ -6,6 +6,7 @@
 
 mod check;
 mod client;
+mod doubt;
 mod health;
 mod limit;
 mod listener;
@@ -17,6 +18,7 @@ mod upstream;
 
 use check::Names;
 pub use check::is_label;
+pub use doubt::beyond_attempts;
 
 use crate::fault::Collector;
 use crate::said::File;
@@ -57,6 +59,17 @@ pub(crate) fn build(
     unbuilt::prices(&file.prices, faults);
     unbuilt::tracing(&file.tracing, faults);
 
+    let read = doubt::Read {
+        file,
+        listen: &listen,
+        dns: &dns,
+        egress: &egress_names,
+        upstream_names: &upstream_names,
+        upstreams: &upstreams,
+        routes: &routes,
+    };
+    read.doubt(faults);
+
     let clients = if file.clients.key().is_some() { Some(clients?) } else { None };
     Some(Config {
         node,
@@ -64,8 +77,8 @@ pub(crate) fn build(
         admin,
         dns,
         egress: egress?,
-        upstreams: upstreams?,
-        routes: routes?,
+        upstreams: upstreams.into_iter().collect::<Option<_>>()?,
+        routes: routes.into_iter().collect::<Option<_>>()?,
         clients,
         node_limit,
         log,

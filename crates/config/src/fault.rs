@@ -61,12 +61,20 @@ impl fmt::Display for Fault {
 pub struct Faults {
     kept: Vec<Fault>,
     left_out: usize,
+    warnings: Vec<Fault>,
 }
 
 impl Faults {
     /// The faults in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.kept.iter()
+    }
+
+    /// What an operator should look at besides, in the order of the file, so that one round of edits is enough.
+    /// Not displayed: a warning is no reason why the file cannot be used.
+    #[must_use]
+    pub fn warnings(&self) -> &[Fault] {
+        &self.warnings
     }
 }
 
@@ -122,7 +130,7 @@ impl Collector {
         !self.faults.is_empty()
     }
 
-    /// `Ok` with the sorted warnings, or every fault. A value under an alias is read once per use, so equal
+    /// `Ok` with the sorted warnings, or every fault and the warnings with them. A value under an alias is read once per use, so equal
     /// faults at one place are one fault.
     pub(crate) fn finish(mut self) -> Result<Vec<Fault>, Faults> {
         for list in [&mut self.faults, &mut self.warnings] {
@@ -132,13 +140,14 @@ impl Collector {
         if self.faults.is_empty() {
             Ok(self.warnings)
         } else {
-            Err(Faults { kept: self.faults, left_out: self.left_out })
+            Err(Faults { kept: self.faults, left_out: self.left_out, warnings: self.warnings })
         }
     }
 
     /// One fault about the file as a whole.
     pub(crate) fn fatal(file: &str, text: impl Into<String>) -> Faults {
-        Faults { kept: vec![Fault { place: None, text: text.into(), file: file.into() }], left_out: 0 }
+        let fault = Fault { place: None, text: text.into(), file: file.into() };
+        Faults { kept: vec![fault], left_out: 0, warnings: Vec::new() }
     }
 }
 
@@ -253,5 +262,17 @@ mod tests {
         collector.fault(Place { line: 2, column: 5 }, "early");
         let faults = collector.finish().unwrap_err();
         assert_eq!(faults.to_string(), "f.yaml:2:5: early\nf.yaml:9:1: late");
+    }
+
+    #[test]
+    fn faults_bring_the_warnings_with_them() {
+        let mut collector = Collector::new("f.yaml");
+        collector.warn(Place { line: 7, column: 1 }, "doubtful");
+        collector.fault(Place { line: 9, column: 1 }, "wrong");
+        collector.warn(Place { line: 3, column: 2 }, "odd");
+        let faults = collector.finish().unwrap_err();
+        assert_eq!(faults.to_string(), "f.yaml:9:1: wrong");
+        let warnings: Vec<String> = faults.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, ["f.yaml:3:2: odd", "f.yaml:7:1: doubtful"]);
     }
 }

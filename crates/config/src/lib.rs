@@ -21,7 +21,7 @@ pub mod used;
 
 use std::path::Path;
 
-pub use build::is_label;
+pub use build::{beyond_attempts, is_label};
 pub use environment::{Environment, Process};
 pub use fault::{Fault, Faults, Place, nearest};
 pub use key::hash_key;

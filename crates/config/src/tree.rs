@@ -152,6 +152,13 @@ fn syntax(error: &ScanError, text: &str) -> String {
         ErrorKind::UnknownAnchor => {
             "not valid YAML: `*` names an anchor that is not defined above".to_owned()
         }
+        ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::ExpectedBlockSequenceEntry
+        | ErrorKind::ExpectedDocumentStart
+        | ErrorKind::InvalidIndentation => WRONG_INDENT.to_owned(),
+        ErrorKind::MappingValueNotAllowed => {
+            "not valid YAML: either this line is indented too far, or a text with `: ` in it must stand in quotes".to_owned()
+        }
         ErrorKind::DirectiveDisallowed => "a line that begins with % is not used here: remove it".to_owned(),
         kind => {
             let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
@@ -161,6 +168,8 @@ fn syntax(error: &ScanError, text: &str) -> String {
         }
     }
 }
+
+const WRONG_INDENT: &str = "not valid YAML: this line or the one above is indented wrongly: keys of one section start in one column, and so do the `-` of one list";
 
 fn too_deep() -> String {
     format!("nested more than {DEPTH_MAX} deep: nothing in this file needs that")

@@ -15,21 +15,20 @@ use crate::said::route;
 use crate::unit::{Text, Time};
 use crate::used;
 
+/// As many as the file has, in its order; `None` for one that cannot be used.
 pub(super) fn routes(
     said: &Said<Vec<Item<route::Route>>>,
     upstreams: &Names<'_>,
     filters: &Names<'_>,
     faults: &mut Collector,
-) -> Option<Vec<used::Route>> {
-    let (items, place) = said.at()?;
+) -> Vec<Option<used::Route>> {
+    let Some((items, place)) = said.at() else { return Vec::new() };
     if items.is_empty() {
         faults.fault(place, "no route: every request would be refused");
     }
     covered(items, faults);
     let mut seen = HashMap::new();
-    let all: Vec<_> =
-        items.iter().map(|item| one(&item.value, upstreams, filters, &mut seen, faults)).collect();
-    all.into_iter().collect()
+    items.iter().map(|item| one(&item.value, upstreams, filters, &mut seen, faults)).collect()
 }
 
 fn one(

@@ -18,18 +18,18 @@ use crate::used;
 
 const MAX_CONNECTIONS_DEFAULT: usize = 100;
 
+/// As many as the file has, in its order; `None` for one that cannot be used.
 pub(super) fn upstreams(
     said: &Said<Vec<Item<upstream::Upstream>>>,
     egress: &Names<'_>,
     around: &Around<'_>,
     faults: &mut Collector,
-) -> Option<Vec<used::Upstream>> {
-    let (items, place) = said.at()?;
+) -> Vec<Option<used::Upstream>> {
+    let Some((items, place)) = said.at() else { return Vec::new() };
     if items.is_empty() {
         faults.fault(place, "no upstream: requests would have nowhere to go");
     }
-    let all: Vec<_> = items.iter().map(|item| one(&item.value, egress, around, faults)).collect();
-    all.into_iter().collect()
+    items.iter().map(|item| one(&item.value, egress, around, faults)).collect()
 }
 
 fn one(

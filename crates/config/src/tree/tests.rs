@@ -53,6 +53,29 @@ fn what_is_not_a_tree_is_refused_with_its_place() {
 }
 
 #[test]
+fn wrong_indentation_is_called_that() {
+    for (text, place) in [
+        ("a:\n  - b: 1\n   c: 2\n", "3:4"),
+        ("a:\n    b: 1\n  c: 2\n", "3:3"),
+        ("a:\n  b: 1\n c: 2\n", "3:2"),
+        ("a:\n  - b\n - c\n", "3:2"),
+        ("  a: 1\nb: 2\n", "2:1"),
+    ] {
+        let want = format!(
+            "f:{place}: not valid YAML: this line or the one above is indented wrongly: keys of one section start in one column, and so do the `-` of one list"
+        );
+        assert_eq!(grown(text).unwrap_err(), want, "{text}");
+    }
+    for (text, place) in [("a:\n  b: 1\n    c: 2\n", "3:6"), ("a: 1\n  b: 2\n", "2:4"), ("a: b: c\n", "1:5")]
+    {
+        let want = format!(
+            "f:{place}: not valid YAML: either this line is indented too far, or a text with `: ` in it must stand in quotes"
+        );
+        assert_eq!(grown(text).unwrap_err(), want, "{text}");
+    }
+}
+
+#[test]
 fn bombs_cost_nothing() {
     let mut wide = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for n in 1..10 {

@@ -7,8 +7,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use humantime::format_duration as shown;
-use tidegate_config::{Client, Config, Purpose, Route, Upstream, nearest};
+use tidegate_config::{Client, Config, Purpose, Route, Upstream, beyond_attempts, nearest};
+
+use super::check::{ConfigFile, FILE_DEFAULT, printed};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -16,10 +19,10 @@ use tidegate_config::{Client, Config, Purpose, Route, Upstream, nearest};
 )]
 pub struct Args {
     /// The configuration
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", default_value = "tidegate.yaml")]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", default_value = FILE_DEFAULT, value_parser = ConfigFile)]
     config: PathBuf,
     /// The model the request asks for
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_parser = NonEmptyStringValueParser::new())]
     model: String,
     /// Who asks, a name under `clients`
     #[arg(long, value_name = "NAME")]
@@ -48,11 +51,13 @@ pub fn run(args: Args) -> ExitCode {
         End::Wrong => std::io::stderr().lock().write_all(text.as_bytes()),
         End::Sent | End::Refused => std::io::stdout().lock().write_all(text.as_bytes()),
     };
-    match (end, written) {
-        (End::Wrong, _) => ExitCode::from(2),
-        (End::Sent, Ok(())) => ExitCode::SUCCESS,
-        (End::Refused, _) | (End::Sent, Err(_)) => ExitCode::FAILURE,
-    }
+    let ended = match end {
+        End::Sent => ExitCode::SUCCESS,
+        End::Refused => ExitCode::FAILURE,
+        // Its text went to stderr, and when that is closed nobody is left to tell.
+        End::Wrong => return ExitCode::from(2),
+    };
+    if written.is_ok() { ended } else { printed(written, &mut std::io::stderr().lock()) }
 }
 
 /// In the order a request meets it. Writing into a `String` cannot fail.
@@ -93,7 +98,7 @@ fn explain(config: &Config, model: &str, client: Option<&str>) -> (String, End) 
     }
     let upstreams: Vec<&Upstream> =
         route.to.iter().filter_map(|&index| config.upstreams.get(index)).collect();
-    says_paths(&mut out, config, &upstreams);
+    says_paths(&mut out, config, route, &upstreams);
     says_times(&mut out, route, &upstreams);
     let _ = writeln!(out, "fallback: none");
     let _ = writeln!(out, "cache: off");
@@ -116,10 +121,11 @@ fn says_client(out: &mut String, config: &Config, model: &str, client: Option<&C
             return true;
         }
         (None, Some(clients)) => {
+            let names: Vec<&str> = clients.iter().map(|client| client.name.as_str()).collect();
             let _ = writeln!(
                 out,
-                "client: none named; a request without the key of one of {} gets 401 invalid_api_key",
-                clients.len()
+                "client: none named; a request needs the key of a client ({}); without it 401 invalid_api_key",
+                names.join(", ")
             );
             return true;
         }
@@ -155,10 +161,12 @@ fn passed_over(routes: &[Route]) -> String {
 }
 
 /// Every way to every upstream, in the order they are tried.
-fn says_paths(out: &mut String, config: &Config, upstreams: &[&Upstream]) {
+fn says_paths(out: &mut String, config: &Config, route: &Route, upstreams: &[&Upstream]) {
     let _ = writeln!(out, "paths, tried in this order:");
+    let mut paths = 0_usize;
     for upstream in upstreams {
         for egress in upstream.egress.iter().filter_map(|&index| config.egress.get(index)) {
+            paths += 1;
             let url = &upstream.base_url;
             let scheme = if url.tls { "https" } else { "http" };
             let _ = writeln!(
@@ -167,6 +175,9 @@ fn says_paths(out: &mut String, config: &Config, upstreams: &[&Upstream]) {
                 upstream.name, egress.name, url.authority, url.path, upstream.max_in_flight
             );
         }
+    }
+    if let Some(remark) = beyond_attempts(paths, route.retry.attempts) {
+        let _ = writeln!(out, "  {remark}");
     }
 }
 
@@ -257,7 +268,12 @@ limits: node in_flight 1000; beyond it 100 wait for up to 1s, the rest get 503 o
             ("gpt-4", Some("team-a"), End::Refused, "answer: 403 model_not_allowed"),
             ("llama", Some("team-b"), End::Refused, "answer: 404 model_not_found"),
             ("llama", None, End::Refused, "route: none matches llama (o1*, gpt*: no match)"),
-            ("gpt-4", None, End::Sent, "gets 401 invalid_api_key"),
+            (
+                "gpt-4",
+                None,
+                End::Sent,
+                "a request needs the key of a client (team-a, team-b); without it 401 invalid_api_key\n",
+            ),
             ("gpt-4", Some("team_a"), End::Wrong, "unknown client team_a: did you mean team-a?"),
             ("gpt-4", Some("zebra"), End::Wrong, "no such name"),
         ] {
@@ -265,5 +281,29 @@ limits: node in_flight 1000; beyond it 100 wait for up to 1s, the rest get 503 o
             assert_eq!(ended, end, "{text}");
             assert!(text.contains(part), "{text}");
         }
+    }
+    #[test]
+    fn paths_beyond_the_attempts_are_told() {
+        let remark = |attempts: &str| {
+            let file = FILE.replace("attempts: 4", &format!("attempts: {attempts}"));
+            let config = parse("f", file.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
+            let (text, _) = explain(&config, "gpt-4o", None);
+            text.lines().find(|line| line.contains("raise")).map(str::to_owned)
+        };
+        let two = "  3 paths and 2 attempts: the last may never be reached; raise `retry.attempts`";
+        let one = "  3 paths and 1 attempt: the last 2 may never be reached; raise `retry.attempts`";
+        assert_eq!(remark("3"), None);
+        assert_eq!(remark("2").as_deref(), Some(two));
+        assert_eq!(remark("1").as_deref(), Some(one));
+    }
+
+    #[test]
+    fn no_model_is_wrong_usage() {
+        let parsed = |model: &str| {
+            let command = <super::Args as clap::Args>::augment_args(clap::Command::new("explain"));
+            command.try_get_matches_from(["explain", "--config", "f", "--model", model])
+        };
+        assert_eq!(parsed("").unwrap_err().exit_code(), 2);
+        assert_eq!(parsed("gpt-4o").unwrap().get_one::<String>("model").unwrap(), "gpt-4o");
     }
 }

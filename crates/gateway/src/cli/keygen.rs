@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::check::printed;
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tidegate keygen --name team-a\n\nThe first line is the key: give it to the client, it is shown this once. The rest goes under `clients:` in the\nconfiguration, which needs no hiding, because the key cannot be found from its hash."
@@ -34,10 +36,8 @@ pub fn run(args: Args) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let key = format!("tg-{}", URL_SAFE_NO_PAD.encode(random));
-    match write!(std::io::stdout().lock(), "{key}\n\n{}", entry(&args.name, &key)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    let written = write!(std::io::stdout().lock(), "{key}\n\n{}", entry(&args.name, &key));
+    printed(written, &mut std::io::stderr().lock())
 }
 
 /// The entry, indented as it stands under `clients:`.

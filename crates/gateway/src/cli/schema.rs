@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use super::check::printed;
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  tidegate schema > tidegate.schema.json\n\nThen begin the configuration with this line, which most editors understand:\n  # yaml-language-server: $schema=./tidegate.schema.json"
@@ -11,8 +13,6 @@ pub struct Args {}
 
 /// Runs the command.
 pub fn run(_: Args) -> ExitCode {
-    match writeln!(std::io::stdout().lock(), "{:#}", tidegate_config::schema()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    let written = writeln!(std::io::stdout().lock(), "{:#}", tidegate_config::schema());
+    printed(written, &mut std::io::stderr().lock())
 }

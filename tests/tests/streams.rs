@@ -137,6 +137,23 @@ async fn a_malformed_event_without_a_terminal_signal_ends_in_an_error_event() {
 }
 
 #[tokio::test]
+async fn a_cut_after_the_first_of_two_choices_is_no_end() {
+    let of = |index: u8, rest: &str| event(&format!("{{\"choices\":[{{\"index\":{index},{rest}}}]}}"));
+    let parts = [
+        of(0, "\"delta\":{\"content\":\"a\"},\"finish_reason\":null"),
+        of(0, "\"delta\":{},\"finish_reason\":\"stop\""),
+    ];
+    let mut script: Vec<Act> = vec![Act::Send(stream_head())];
+    script.extend(parts.iter().map(|part| Act::Send(piece(part))));
+    script.push(Act::Close);
+    let upstream = Upstream::doing(script).await;
+    let node = Setup::new().upstream("a", &upstream.url()).start().await;
+    let body = json!({"model": "m", "n": 2, "stream": true, "messages": [{"role": "user", "content": "x"}]});
+    let text = node.post("/v1/chat/completions", &body).send().await.text().await;
+    ends_in_error(&text, &parts.concat(), "stream_interrupted");
+}
+
+#[tokio::test]
 async fn done_without_a_finish_reason_is_an_end_too() {
     let parts = [role(), delta("a"), DONE.to_owned()];
     assert_eq!(relayed(&parts).await, parts.concat());

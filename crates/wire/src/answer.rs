@@ -43,8 +43,14 @@ pub enum Chunk {
 pub struct ChunkPeek {
     /// Something the model made, or the end of an answer (an empty answer is an answer). A role alone is not content.
     pub content: bool,
-    /// The answer is complete with this event; only usage and `[DONE]` may follow.
+    /// The answer, or one of its choices, is complete with this event; only other choices, usage and `[DONE]` may
+    /// follow.
     pub terminal: bool,
+    /// The choices of a chat or completion that appear in the event, a bit for each index; an answer of several is
+    /// complete when each of them has ended.
+    pub begun: u128,
+    /// Those of them with a `finish_reason`.
+    pub ended: u128,
     /// The event reports a failure instead.
     pub error: Option<UpstreamError>,
     /// Tokens of the whole answer so far.
@@ -128,10 +134,13 @@ pub fn peek_chunk(dialect: Dialect, data: &[u8]) -> Chunk {
             finished || name == "message_stop" || name.ends_with(".completed") || name.ends_with(".done"),
         ),
     };
+    let chosen = matches!(dialect, Dialect::Chat | Dialect::Completions);
     let failed = document.reports_error() || (dialect == Dialect::Responses && name == "error");
     Chunk::Event(ChunkPeek {
         content: content || terminal,
         terminal,
+        begun: if chosen { document.choices.begun } else { 0 },
+        ended: if chosen { document.choices.ended } else { 0 },
         error: failed.then(|| error::in_answer(data)),
         usage: document.usage.or(document.response.usage),
         sequence_number: document.sequence_number.and_then(lenient::count),

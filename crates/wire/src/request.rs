@@ -23,6 +23,8 @@ pub struct Peek {
     /// The request has an effect beyond its answer (a non-null `previous_response_id` or `conversation`, or
     /// `background: true`): it must not be sent again once an upstream may have seen it.
     pub pinned: bool,
+    /// `n`: how many choices are asked for, 1 to 128; 1 where it is missing or odd.
+    pub choices: u32,
 }
 
 /// The top-level `model` of a body.
@@ -114,6 +116,7 @@ pub fn peek(body: &[u8]) -> Result<Peek, PeekError> {
         },
         include_usage: fields.include_usage,
         pinned: fields.pinned,
+        choices: fields.choices.unwrap_or(1),
     })
 }
 
@@ -159,6 +162,7 @@ struct Fields<'a> {
     duplicate: Option<&'static str>,
     include_usage: bool,
     pinned: bool,
+    choices: Option<u32>,
 }
 
 impl<'de> Deserialize<'de> for Fields<'de> {
@@ -203,6 +207,10 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 }
                 Name::PreviousResponseId | Name::Conversation => {
                     fields.pinned |= map.next_value::<&RawValue>()?.get() != "null";
+                }
+                Name::N => {
+                    let asked = lenient::count(map.next_value()?).and_then(|n| u32::try_from(n).ok());
+                    fields.choices = asked.filter(|n| (1..=u128::BITS).contains(n));
                 }
                 Name::Background => fields.pinned |= map.next_value::<&RawValue>()?.get() == "true",
                 _ => lenient::skip(&mut map)?,

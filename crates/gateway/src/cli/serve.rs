@@ -9,6 +9,7 @@ use tidegate_config::used::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::check::{ConfigFile, FILE_DEFAULT};
 use crate::log::{self, Format};
 use crate::node::Node;
 
@@ -18,7 +19,7 @@ use crate::node::Node;
 )]
 pub struct Args {
     /// The configuration
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", default_value = "tidegate.yaml")]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", default_value = FILE_DEFAULT, value_parser = ConfigFile)]
     config: PathBuf,
 }
 

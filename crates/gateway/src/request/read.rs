@@ -35,6 +35,8 @@ pub struct Parsed {
     pub model: Option<String>,
     /// The client wants events.
     pub stream: bool,
+    /// How many choices are asked for.
+    pub choices: u32,
     /// Must not be sent twice once an upstream may have seen it.
     pub pinned: bool,
     /// The client's own repeats, as OpenAI's SDKs tell them.
@@ -108,6 +110,7 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         body,
         model: None,
         stream: false,
+        choices: 1,
         pinned: false,
         client_repeats,
         timeout,
@@ -124,6 +127,7 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
                 Ok(peeked) => {
                     parsed.model = peeked.model.map(|field| field.name).filter(|name| !name.is_empty());
                     parsed.stream = peeked.stream;
+                    parsed.choices = peeked.choices;
                     parsed.pinned = peeked.pinned || (!named && !is_repeatable(rest));
                     *shaped = parsed.model.is_some();
                 }

@@ -81,7 +81,13 @@ pub struct Events {
     splitter: Splitter,
     dialect: Dialect,
     malformed: Counter,
-    finished: bool,
+    /// How many choices an answer has.
+    choices: u32,
+    /// The choices that came to an end, a bit for each; one that has begun and not ended leaves the answer open.
+    begun: u128,
+    ended: u128,
+    /// A terminal event came where there are no choices.
+    terminal: bool,
     /// Of the next event, where a stream numbers them.
     next_number: u64,
 }
@@ -103,15 +109,30 @@ pub enum Step {
 
 impl Events {
     /// Reads `body` as events; what is not JSON is dropped and counted.
-    pub fn new(body: AnswerBody, dialect: Dialect, malformed: Counter) -> Self {
+    pub fn new(body: AnswerBody, dialect: Dialect, choices: u32, malformed: Counter) -> Self {
         Self {
             body: Some(body),
             splitter: Splitter::new(EVENT_MAX),
             dialect,
             malformed,
-            finished: false,
+            choices,
+            begun: 0,
+            ended: 0,
+            terminal: false,
             next_number: 0,
         }
+    }
+
+    /// Takes note of what an event said about the end.
+    pub fn note(&mut self, peek: &ChunkPeek) {
+        self.begun |= peek.begun;
+        self.ended |= peek.ended;
+        self.terminal |= peek.terminal && peek.ended == 0;
+    }
+
+    /// The answer is complete: every choice that was asked for, or has begun, has ended.
+    fn finished(&self) -> bool {
+        self.terminal || (self.ended.count_ones() >= self.choices && self.begun & !self.ended == 0)
     }
 
     /// The next step; cancel-safe.
@@ -296,7 +317,7 @@ impl Relay {
         match step {
             Step::Note(raw) => Poll::Ready(Some(raw)),
             Step::Event(raw, peek) => {
-                events.finished |= peek.terminal;
+                events.note(&peek);
                 if let Some(usage) = peek.usage
                     && let Some(settle) = &mut self.settle
                 {
@@ -313,14 +334,14 @@ impl Relay {
                 self.finish(End::Success);
                 Poll::Ready(Some(raw))
             }
-            Step::End if events.finished || dialect == Dialect::Other => {
+            Step::End if events.finished() || dialect == Dialect::Other => {
                 self.finish(End::Success);
                 Poll::Ready(done(dialect))
             }
             Step::End => {
                 Poll::Ready(self.interrupt("the upstream's stream ended before the answer was finished"))
             }
-            Step::Broken(_) if events.finished => {
+            Step::Broken(_) if events.finished() => {
                 self.finish(End::Success);
                 Poll::Ready(done(dialect))
             }
@@ -336,7 +357,7 @@ impl Relay {
     fn end_by(&mut self, alarm: &Alarm) -> Option<Bytes> {
         let Some(events) = &mut self.events else { return None };
         let dialect = events.dialect;
-        if events.finished {
+        if events.finished() {
             self.finish(End::Success);
             return done(dialect);
         }

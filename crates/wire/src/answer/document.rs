@@ -130,6 +130,9 @@ pub(super) struct Choices {
     pub(super) text: bool,
     /// A `finish_reason` is given.
     pub(super) finished: bool,
+    /// The choices that appear, and those of them with a `finish_reason`; a bit for each index.
+    pub(super) begun: u128,
+    pub(super) ended: u128,
 }
 
 impl<'de> Shape<'de> for Choices {
@@ -139,6 +142,9 @@ impl<'de> Shape<'de> for Choices {
             self.delta |= choice.delta.filled;
             self.text |= choice.text;
             self.finished |= choice.finished;
+            let bit = 1 << choice.index;
+            self.begun |= bit;
+            self.ended |= if choice.finished { bit } else { 0 };
         }
         Ok(())
     }
@@ -146,6 +152,8 @@ impl<'de> Shape<'de> for Choices {
 
 #[derive(Default)]
 struct Choice {
+    /// 0 to 127; 0 where it is missing or odd.
+    index: u32,
     delta: Delta,
     text: bool,
     finished: bool,
@@ -157,6 +165,11 @@ impl<'de> Shape<'de> for Choice {
             match name {
                 Name::Delta => self.delta = map.next_value::<Lenient<Delta>>()?.0,
                 Name::Text => self.text = lenient::filled(map.next_value()?),
+                Name::Index => {
+                    let index =
+                        lenient::count(map.next_value()?).filter(|index| *index < u64::from(u128::BITS));
+                    self.index = index.and_then(|index| u32::try_from(index).ok()).unwrap_or(0);
+                }
                 Name::FinishReason => self.finished = lenient::filled(map.next_value()?),
                 _ => lenient::skip(map)?,
             }

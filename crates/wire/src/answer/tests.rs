@@ -32,7 +32,7 @@ fn a_role_alone_is_no_content() {
         r#""finish_reason":"""#,
         r#""text":"not chat's""#,
     ] {
-        assert_eq!(choice(inside), ChunkPeek::default(), "{inside}");
+        assert_eq!(choice(inside), ChunkPeek { begun: 1, ..ChunkPeek::default() }, "{inside}");
     }
 }
 
@@ -201,7 +201,7 @@ fn known_fields_of_another_type_count_as_absent() {
         r#"{"usage":{}}"#,
         r#"{"\ud83d":1,"choices":[]}"#,
     ] {
-        assert_eq!(event(Dialect::Chat, data), ChunkPeek::default(), "{data}");
+        assert_eq!(ChunkPeek { begun: 0, ..event(Dialect::Chat, data) }, ChunkPeek::default(), "{data}");
     }
     let odd = event(
         Dialect::Chat,
@@ -366,4 +366,18 @@ proptest! {
             prop_assert_eq!(matches!(peek_chunk(dialect, &bytes), Chunk::Event(_)), is_json);
         }
     }
+}
+
+#[test]
+fn each_choice_begins_and_ends_by_its_index() {
+    let data = r#"{"choices":[{"index":1,"delta":{"content":"a"},"finish_reason":null},{"index":2,"delta":{},"finish_reason":"stop"}]}"#;
+    let peek = event(Dialect::Chat, data);
+    assert_eq!((peek.begun, peek.ended), (0b110, 0b100));
+    let odd = event(
+        Dialect::Completions,
+        r#"{"choices":[{"index":"x","text":"a","finish_reason":"length"},{"index":999,"text":""}]}"#,
+    );
+    assert_eq!((odd.begun, odd.ended), (1, 1));
+    let other = event(Dialect::Other, r#"{"choices":[{"index":1,"finish_reason":"stop"}]}"#);
+    assert_eq!((other.begun, other.ended), (0, 0));
 }

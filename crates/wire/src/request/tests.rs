@@ -214,3 +214,22 @@ fn a_foreign_span_changes_nothing() {
     let field = ModelField { name: "a".to_owned(), span: 5..9 };
     assert_eq!(replace_model(&body, &field, "b"), body);
 }
+
+#[test]
+fn how_many_choices_are_asked_for() {
+    for (n, choices) in [
+        ("3", 3),
+        ("1", 1),
+        ("128", 128),
+        ("2.0", 2),
+        ("0", 1),
+        ("129", 1),
+        ("-1", 1),
+        ("\"3\"", 1),
+        ("null", 1),
+    ] {
+        let body = format!(r#"{{"model":"m","n":{n}}}"#);
+        assert_eq!(peek(body.as_bytes()).unwrap().choices, choices, "{n}");
+    }
+    assert_eq!(peek(br#"{"model":"m"}"#).unwrap().choices, 1);
+}

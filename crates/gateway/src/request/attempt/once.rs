@@ -247,7 +247,7 @@ async fn success(
     let coded = plain::is_coded(headers);
     match verdict::media(headers) {
         Media::Events if !coded && (call.parsed.stream || !shaped || dialect == Dialect::Other) => {
-            let events = Events::new(body, dialect, path.metrics.malformed.clone());
+            let events = Events::new(body, dialect, call.parsed.choices, path.metrics.malformed.clone());
             first_content(events, place, pace).await
         }
         _ if !shaped => Ok(Body::Passage(Held::new(), body, place)),
@@ -322,6 +322,7 @@ async fn first_content(mut events: Events, place: InFlight, pace: &Pace) -> Resu
                         return Err(verdict::of_error_object(&error));
                     }
                     let content = peek.content || peek.terminal;
+                    events.note(&peek);
                     held.push_back(raw.clone());
                     if content {
                         return Ok(());

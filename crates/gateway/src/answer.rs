@@ -62,7 +62,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Passage(passage) => passage.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Passage(passage) => passage.left().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Relay(_) => SizeHint::default(),
         }
     }

@@ -12,14 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
+use crate::answer::Answer;
 use crate::gateway::Gateway;
 use crate::patient::Patient;
 use crate::request;
@@ -155,19 +158,30 @@ async fn secure(gateway: Arc<Gateway>, certificate: Arc<Certificate>, peer: Sock
     }
 }
 
+/// What a connection does with each request; notes that one has come.
+fn service(
+    gateway: Arc<Gateway>,
+    peer: SocketAddr,
+    begun: Arc<AtomicBool>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Answer>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Answer>, Infallible>> + Send,
+> {
+    service_fn(move |incoming| {
+        begun.store(true, Ordering::Relaxed);
+        let gateway = Arc::clone(&gateway);
+        async move { Ok(request::handle(gateway, peer, incoming).await) }
+    })
+}
+
 async fn serve_http1<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let begun = Arc::new(AtomicBool::new(false));
-    let service = {
-        let (gateway, begun) = (Arc::clone(&gateway), Arc::clone(&begun));
-        service_fn(move |incoming| {
-            begun.store(true, Ordering::Relaxed);
-            let gateway = Arc::clone(&gateway);
-            async move { Ok::<_, Infallible>(request::handle(gateway, peer, incoming).await) }
-        })
-    };
+    let service = service(Arc::clone(&gateway), peer, Arc::clone(&begun));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -215,14 +229,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let begun = Arc::new(AtomicBool::new(false));
-    let service = {
-        let (gateway, begun) = (Arc::clone(&gateway), Arc::clone(&begun));
-        service_fn(move |incoming| {
-            begun.store(true, Ordering::Relaxed);
-            let gateway = Arc::clone(&gateway);
-            async move { Ok::<_, Infallible>(request::handle(gateway, peer, incoming).await) }
-        })
-    };
+    let service = service(Arc::clone(&gateway), peer, Arc::clone(&begun));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

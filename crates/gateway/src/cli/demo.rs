@@ -4,9 +4,6 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-
 use crate::demo::{self, simulated};
 use crate::log::{self, Format};
 use crate::node::Node;
@@ -43,25 +40,11 @@ fn play(args: &Args, format: Option<Format>) -> anyhow::Result<()> {
     let loaded = demo::load(&demo::configuration(args.listen, args.admin, &addresses))?;
     super::serve::prepare(&loaded.config, format)?;
     control.block_on(async {
-        let (first, second) = (CancellationToken::new(), CancellationToken::new());
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (first, second) = super::serve::signals()?;
         let node = Node::start(loaded.config, crate::metrics::install()?).await.map_err(|error| {
             anyhow::anyhow!("{error:#}; choose other addresses with --listen and --admin")
         })?;
         write!(std::io::stdout().lock(), "{}", greeting(node.address, node.admin_address))?;
-        tokio::spawn({
-            let (first, second) = (first.clone(), second.clone());
-            async move {
-                for token in [first, second] {
-                    tokio::select! {
-                        _ = terminate.recv() => {}
-                        _ = interrupt.recv() => {}
-                    }
-                    token.cancel();
-                }
-            }
-        });
         node.run(first, second).await;
         Ok(())
     })

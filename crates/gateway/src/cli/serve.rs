@@ -72,12 +72,13 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+/// Tokens for the first and the second SIGTERM or SIGINT of this process.
+pub fn signals() -> anyhow::Result<(CancellationToken, CancellationToken)> {
+    let tokens = (CancellationToken::new(), CancellationToken::new());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn({
-        let (first, second) = (first.clone(), second.clone());
+        let (first, second) = tokens.clone();
         async move {
             for token in [first, second] {
                 tokio::select! {
@@ -88,6 +89,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             }
         }
     });
+    Ok(tokens)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let (first, second) = signals()?;
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {

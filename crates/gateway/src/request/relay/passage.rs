@@ -1,0 +1,65 @@
+//! Answers this node does not look into: files, speech, pages of other APIs.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::watch::Watch;
+use crate::answer::{Broken, Held};
+use crate::request::settle::{End, Settle};
+use crate::upstream::InFlight;
+use crate::upstream::exchange::AnswerBody;
+
+/// Bytes handed through as they come.
+#[derive(Debug)]
+pub struct Passage {
+    /// Bytes to come, where the upstream said how many.
+    left: Option<u64>,
+    held: Held,
+    body: Option<AnswerBody>,
+    watch: Watch,
+    /// Settled when the body ends or is dropped.
+    pub settle: Option<Box<Settle>>,
+    _place: InFlight,
+}
+
+impl Passage {
+    /// `held` came first; `left` counts it too.
+    pub fn new(held: Held, body: AnswerBody, left: Option<u64>, watch: Watch, place: InFlight) -> Self {
+        Self { left, held, body: Some(body), watch, settle: None, _place: place }
+    }
+
+    /// Bytes to come, where the upstream said how many.
+    pub const fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// The next piece; an error when the upstream broke off, which leaves the client's transfer unfinished.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        if let Some(bytes) = self.held.pop_front() {
+            self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let end = match body.poll_data(cx) {
+            Poll::Ready(Some(Ok(bytes))) => match self.watch.piece(true, cx) {
+                None => {
+                    self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Some(_) => End::Interrupted("stream_interrupted"),
+            },
+            Poll::Ready(None) => End::Success,
+            Poll::Ready(Some(Err(_))) => End::Interrupted("stream_interrupted"),
+            Poll::Pending => {
+                std::task::ready!(self.watch.poll(cx));
+                End::Interrupted("stream_interrupted")
+            }
+        };
+        self.body = None;
+        if let Some(mut settle) = self.settle.take() {
+            settle.end = end;
+        }
+        Poll::Ready(if end == End::Success { None } else { Some(Err(Broken)) })
+    }
+}

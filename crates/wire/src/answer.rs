@@ -46,8 +46,8 @@ pub struct ChunkPeek {
     /// The answer, or one of its choices, is complete with this event; only other choices, usage and `[DONE]` may
     /// follow.
     pub terminal: bool,
-    /// The choices of a chat or completion that appear in the event, a bit for each index; an answer of several is
-    /// complete when each of them has ended.
+    /// The choices of a chat or completion that appear in the event, a bit for each index from 0 to 127 (a missing or
+    /// odd index is 0); an answer of several is complete when each of them has ended. 0 in other dialects.
     pub begun: u128,
     /// Those of them with a `finish_reason`.
     pub ended: u128,

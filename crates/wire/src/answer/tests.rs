@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
+mod choices;
+
 fn event(dialect: Dialect, data: &str) -> ChunkPeek {
     match peek_chunk(dialect, data.as_bytes()) {
         Chunk::Event(peek) => peek,
@@ -366,18 +368,4 @@ proptest! {
             prop_assert_eq!(matches!(peek_chunk(dialect, &bytes), Chunk::Event(_)), is_json);
         }
     }
-}
-
-#[test]
-fn each_choice_begins_and_ends_by_its_index() {
-    let data = r#"{"choices":[{"index":1,"delta":{"content":"a"},"finish_reason":null},{"index":2,"delta":{},"finish_reason":"stop"}]}"#;
-    let peek = event(Dialect::Chat, data);
-    assert_eq!((peek.begun, peek.ended), (0b110, 0b100));
-    let odd = event(
-        Dialect::Completions,
-        r#"{"choices":[{"index":"x","text":"a","finish_reason":"length"},{"index":999,"text":""}]}"#,
-    );
-    assert_eq!((odd.begun, odd.ended), (1, 1));
-    let other = event(Dialect::Other, r#"{"choices":[{"index":1,"finish_reason":"stop"}]}"#);
-    assert_eq!((other.begun, other.ended), (0, 0));
 }

@@ -233,3 +233,26 @@ fn how_many_choices_are_asked_for() {
     }
     assert_eq!(peek(br#"{"model":"m"}"#).unwrap().choices, 1);
 }
+
+proptest! {
+    #[test]
+    fn odd_choices_count_as_one_and_refuse_nothing(
+        (n, choices) in prop_oneof![
+            (1_u32..=128).prop_map(|n| (n.to_string(), n)),
+            (1_u32..=128).prop_map(|n| (format!("{n}.00"), n)),
+            (1_u32..=128).prop_map(|n| (format!("{n}.5"), 1)),
+            (1_u32..=128).prop_map(|n| (format!("\"{n}\""), 1)),
+            (129_u64..).prop_map(|n| (n.to_string(), 1)),
+            (i64::MIN..=0).prop_map(|n| (n.to_string(), 1)),
+            json().prop_filter("no number", |text| !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()))
+                .prop_map(|text| (text, 1)),
+        ],
+        inner in 2_u32..=128,
+        first in any::<bool>(),
+    ) {
+        // Only the body's own `n` counts, wherever it stands.
+        let others = format!(r#""model":"m","N":{inner},"options":{{"n":{inner}}}"#);
+        let body = if first { format!(r#"{{"n":{n},{others}}}"#) } else { format!(r#"{{{others},"n":{n}}}"#) };
+        prop_assert_eq!(read(&body).map(|peek| peek.choices), Ok(choices), "{}", body);
+    }
+}

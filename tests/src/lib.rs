@@ -3,17 +3,26 @@
 //!
 //! `node` runs the binary under test, `upstream` stands behind it and does to it what a test scripts, `client`
 //! stands before it. `answer` holds what well-behaved OpenAI-compatible servers say; `ca` makes certificates;
-//! `parts` finds and runs the real counterparts that `scripts/install` brings.
+//! `parts` finds and runs the real counterparts that `scripts/install` brings. For outages: `simulated` is an
+//! upstream that changes its behaviour while it runs, `fault_proxy` and `tunnel` stand for the network between,
+//! `load` for many clients, and `status` follows what the node says of its paths.
 //!
-//! Nothing here waits for time to pass: every wait is for an event, with a deadline that fails the test.
+//! Nothing here waits for time to pass, latencies aside: every wait is for an event, with a deadline that fails
+//! the test.
 
 pub mod answer;
 pub mod ca;
 pub mod client;
+pub mod fault_proxy;
 pub mod h2;
+pub mod load;
 pub mod node;
 pub mod parts;
+pub mod port;
 pub mod process;
+pub mod simulated;
+pub mod status;
+pub mod tunnel;
 pub mod upstream;
 
 use std::time::Duration;
@@ -35,8 +44,13 @@ pub async fn within<T>(limit: Duration, what: &str, event: impl Future<Output = 
 }
 
 /// Asks again and again until `probe` gives something, for what tells nobody that it has changed.
-pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    soon(what, async {
+pub async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    until_within(PATIENCE, what, probe).await
+}
+
+/// The same at most `limit` long.
+pub async fn until_within<T>(limit: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within(limit, what, async {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         loop {
             tick.tick().await;

@@ -50,6 +50,8 @@ pub struct Setup {
     admin: String,
     top: String,
     retry: String,
+    /// `health` by its own sections; none: the node's defaults.
+    health: Vec<(String, String)>,
     open_files: Option<String>,
     env: Vec<(String, String)>,
 }
@@ -73,6 +75,7 @@ impl Setup {
             top: String::new(),
             // Quick, and without the budget, which has a test of its own.
             retry: "{attempts: 3, backoff: {initial: 1ms, factor: 2, max: 20ms}, budget: 100%}".to_owned(),
+            health: Vec::new(),
             open_files: None,
             env: Vec::new(),
         }
@@ -110,6 +113,38 @@ impl Setup {
     /// A route as it stands in the file; without any, every model goes to all upstreams in their order.
     pub fn route(mut self, entry: &str) -> Self {
         self.routes.push(entry.to_owned());
+        self
+    }
+
+    /// A route for every model to these upstreams, as `a, b`, with the test's `retry` and further settings, as
+    /// `shadow: false`.
+    pub fn route_to(self, upstreams: &str, settings: &str) -> Self {
+        let retry = self.retry.clone();
+        let more = if settings.is_empty() { String::new() } else { format!(", {settings}") };
+        self.route(&format!("{{match: {{model: \"*\"}}, to: [{upstreams}], retry: {retry}{more}}}"))
+    }
+
+    /// Failover at the pace of a test: `health` with rests, spans and steps of fractions of a second, and probes
+    /// every 300 ms for each upstream that says nothing of probes.
+    pub fn quick_health(mut self) -> Self {
+        let sections = [
+            ("breaker", "{window: 6s, open_for: 500ms, max_open: 3s, stalled_after: 700ms}"),
+            (
+                "recovery",
+                "{shadow_max: 1200/min, successes: 3, min_span: 300ms, ramp_step: 300ms, ramp_requests: 3}",
+            ),
+            ("synthetic", "{interval: 300ms, after_idle: 500ms}"),
+            ("flap", "{trips: 3, within: 10s, hold: 2s}"),
+            ("choice", "{hysteresis: 1s}"),
+        ];
+        self.health = sections.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        self
+    }
+
+    /// Another value for one section of `health`, as `flap`.
+    pub fn health(mut self, section: &str, value: &str) -> Self {
+        self.health.retain(|(name, _)| name != section);
+        self.health.push((section.to_owned(), value.to_owned()));
         self
     }
 
@@ -175,11 +210,25 @@ impl Setup {
         } else {
             list(&self.routes)
         };
+        let mut health = String::new();
+        if !self.health.is_empty() {
+            health.push_str("health:\n");
+            for (name, value) in &self.health {
+                health.push_str(&format!("  {name}: {value}\n"));
+            }
+        }
+        // Elsewhere a probe would be one request more than the test sent.
+        let probe = if health.is_empty() { "{path: none}" } else { "{interval: 300ms, timeout: 300ms}" };
+        let mut upstreams = self.upstreams.clone();
+        for entry in upstreams.iter_mut().filter(|entry| !entry.contains("probe:")) {
+            entry.truncate(entry.len() - 1);
+            entry.push_str(&format!(", probe: {probe}}}"));
+        }
         format!(
-            "listen: {{address: \"127.0.0.1:0\"{}}}\nadmin: {{address: \"127.0.0.1:0\"{}}}\nupstreams:\n{}routes:\n{routes}{}",
+            "listen: {{address: \"127.0.0.1:0\"{}}}\nadmin: {{address: \"127.0.0.1:0\"{}}}\nupstreams:\n{}routes:\n{routes}{health}{}",
             self.listen,
             self.admin,
-            list(&self.upstreams),
+            list(&upstreams),
             self.top
         )
     }

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
@@ -27,6 +28,8 @@ pub enum Act {
     Repeat(Bytes, usize),
     /// Goes on when the gate lets one through.
     Wait(Gate),
+    /// Goes on after this time: latency.
+    Sleep(Duration),
     /// Sends these bytes for as long as the peer takes them.
     Endless(Bytes),
     /// Says nothing more until the peer leaves.
@@ -143,6 +146,15 @@ impl Upstream {
         answer: impl Fn(&Seen) -> Script + Send + Sync + 'static,
     ) -> Self {
         Self::bind("127.0.0.1:0", Some(config), true, answer).await
+    }
+
+    /// On an address of the test's choice, behind TLS when given, without a record of its own.
+    pub async fn on(
+        address: &str,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        answer: impl Fn(&Seen) -> Script + Send + Sync + 'static,
+    ) -> Self {
+        Self::bind(address, tls, false, answer).await
     }
 
     /// Answers everything with these bytes.
@@ -415,8 +427,12 @@ async fn perform<S: AsyncRead + AsyncWrite>(
             gate.0.acquire().await.map_err(io::Error::other)?.forget();
             Ok(())
         }
+        Act::Sleep(time) => {
+            tokio::time::sleep(time).await;
+            Ok(())
+        }
         Act::Stall => std::future::pending().await,
-        Act::Reset => SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)),
+        Act::Reset => SockRef::from(socket).set_linger(Some(Duration::ZERO)),
         Act::Close => writer.shutdown().await,
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 mod client;
 mod doubt;
+mod fallback;
 mod health;
 mod limit;
 mod listener;
@@ -23,7 +24,7 @@ pub use doubt::beyond_attempts;
 use crate::fault::Collector;
 use crate::said::File;
 use crate::secret::Around;
-use crate::used::Config;
+use crate::used::{self, Config};
 
 /// The whole configuration; `None` when a fault makes it useless.
 pub(crate) fn build(
@@ -44,13 +45,15 @@ pub(crate) fn build(
     listener::apart(file, &listen, &admin, faults);
     let dns = network::dns(&file.dns, faults);
     let egress = network::egress(&file.egress, around, faults);
-    let upstreams = upstream::upstreams(&file.upstreams, &egress_names, around, faults);
+    let priced = file.prices.key().is_some();
+    let health = health::health(&file.health, &used::Health::default(), priced, faults);
+    let surroundings = upstream::Surroundings { egress: &egress_names, around, health: &health, priced };
+    let upstreams = upstream::upstreams(&file.upstreams, &surroundings, faults);
     let routes = route::routes(&file.routes, &upstream_names, &filter_names, faults);
     let clients = client::clients(&file.clients, faults);
     let node_limit = limit::node(&file.limits, faults);
     let log = log::log(&file.log, faults);
 
-    health::refuse(&file.health, faults);
     unbuilt::store(&file.store, faults);
     unbuilt::auth(&file.auth, &client_names, faults);
     unbuilt::filters(&file.filters, faults);
@@ -79,6 +82,7 @@ pub(crate) fn build(
         egress: egress?,
         upstreams: upstreams.into_iter().collect::<Option<_>>()?,
         routes: routes.into_iter().collect::<Option<_>>()?,
+        health,
         clients,
         node_limit,
         log,

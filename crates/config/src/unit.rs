@@ -36,7 +36,7 @@ pub(crate) struct Time(pub(crate) Duration);
 /// Bytes, as `16MiB`.
 #[derive(Debug)]
 pub(crate) struct Size(pub(crate) u64);
-/// An amount in a period, as `600/min`.
+/// Per second; `600/min` is 10.
 #[derive(Debug)]
 pub(crate) struct Rate(pub(crate) f64);
 /// `10%` is 0.1.
@@ -143,8 +143,13 @@ fn digits(text: &str, point: bool) -> (&str, &str) {
 }
 
 fn time(scalar: &Scalar) -> Result<Duration, String> {
+    duration(&scalar.text)
+}
+
+/// A time as it is written; the error goes on where the text ends.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "a time is written 250ms, 5s, 10m, 1h or 1d";
-    let mut rest = scalar.text.as_str();
+    let mut rest = text;
     let mut total = Duration::ZERO;
     if rest.is_empty() {
         return Err(format!("is empty: {FORM}"));
@@ -196,11 +201,15 @@ fn rate(scalar: &Scalar) -> Result<f64, String> {
     let Some((amount, period)) = scalar.text.split_once('/') else {
         return Err(format!("has no period: {FORM}"));
     };
-    if !matches!(period, "s" | "min" | "h" | "day") {
-        return Err(format!("has no period we know: {FORM}"));
-    }
+    let seconds = match period {
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "day" => 86_400.0,
+        _ => return Err(format!("has no period we know: {FORM}")),
+    };
     match (digits(amount, true), decimal(amount)) {
-        ((_, ""), Some(amount)) => Ok(amount),
+        ((_, ""), Some(amount)) => Ok(amount / seconds),
         _ => Err(format!("is no rate: {FORM}")),
     }
 }

@@ -13,6 +13,14 @@ use regex::Regex;
 use secrecy::SecretString;
 use tidegate_router::glob::Glob;
 
+mod health;
+mod route;
+mod upstream;
+
+pub use health::{Breaker, Choice, Flap, Health, Recovery, ShadowBudget, Synthetic};
+pub use route::{Fallback, Hedge, Prompt, Retry, Route, When};
+pub use upstream::{BaseUrl, Capabilities, Http2, Pool, Probe, Timeouts, Upstream};
+
 /// Everything one node runs by.
 #[derive(Debug)]
 pub struct Config {
@@ -30,6 +38,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Routes in the order of the file; the first match wins.
     pub routes: Vec<Route>,
+    /// The file's own `health:`; what holds for an upstream is in [`Upstream::health`].
+    pub health: Health,
     /// Client keys. `None`: anyone may call. Order of the file.
     pub clients: Option<Vec<Client>>,
     /// How many requests run at once on this node.
@@ -122,107 +132,6 @@ pub struct Proxy {
     pub port: u16,
     /// User name and password, both or neither.
     pub login: Option<(String, SecretString)>,
-}
-
-/// One upstream.
-#[derive(Debug, Clone)]
-pub struct Upstream {
-    /// Unique.
-    pub name: String,
-    /// Where it is.
-    pub base_url: BaseUrl,
-    /// The pool of keys; empty: requests carry no credential.
-    pub keys: Vec<SecretString>,
-    /// Indices into `Config::egress`, never empty, in the order of the file.
-    pub egress: Vec<usize>,
-    /// Limits of time.
-    pub timeouts: Timeouts,
-    /// Connection pool of each path.
-    pub pool: Pool,
-    /// PEM text of a CA bundle used instead of the built-in roots.
-    pub ca_pem: Option<Vec<u8>>,
-    /// Requests running at once on this node.
-    pub max_in_flight: usize,
-}
-
-/// `base_url`, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseUrl {
-    /// `https`.
-    pub tls: bool,
-    /// Lower-case name or address, without brackets.
-    pub host: String,
-    /// Explicit or the scheme's.
-    pub port: u16,
-    /// Starts with `/` or is empty; never ends in `/`. `/v1` for `https://api.openai.com/v1`.
-    pub path: String,
-    /// The `Host` header: host, and the port when it is not the scheme's; IPv6 in brackets.
-    pub authority: String,
-}
-
-/// `timeouts:`
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// DNS to TLS.
-    pub connect: Duration,
-    /// Per attempt, to the first content (plain: the head).
-    pub first_byte: Duration,
-    /// Between two pieces of an answer.
-    pub idle: Duration,
-    /// The whole plain request, all attempts.
-    pub total: Duration,
-    /// The whole streamed request, all attempts.
-    pub stream_total: Duration,
-}
-
-/// `pool:`
-#[derive(Debug, Clone, Copy)]
-pub struct Pool {
-    /// Idle connections kept per path.
-    pub max_idle: usize,
-    /// Connections open at once per path (HTTP/1.1: requests at once).
-    pub max_connections: usize,
-    /// HTTP version.
-    pub http2: Http2,
-}
-
-/// `pool.http2`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Http2 {
-    /// Over TLS as ALPN decides, HTTP/1.1 over plain TCP.
-    Auto,
-    /// Never.
-    Off,
-    /// Always; over plain TCP with prior knowledge.
-    Only,
-}
-
-/// One route.
-#[derive(Debug, Clone)]
-pub struct Route {
-    /// Label in metrics and logs: the model glob as written; a second one like it gets `#2`.
-    pub name: String,
-    /// Which models it takes.
-    pub model: Glob,
-    /// Indices into `Config::upstreams`, never empty.
-    pub to: Vec<usize>,
-    /// Retries.
-    pub retry: Retry,
-}
-
-/// `retry:`
-#[derive(Debug, Clone, Copy)]
-pub struct Retry {
-    /// All tries together, at least 1.
-    pub attempts: u32,
-    /// First wait on the same upstream.
-    pub initial: Duration,
-    /// Growth per wait, at least 1.
-    pub factor: f64,
-    /// Longest wait.
-    pub max: Duration,
-    /// Share of requests that may be retried, 0 to 1.
-    pub budget: f64,
 }
 
 /// One entry of `clients:`.

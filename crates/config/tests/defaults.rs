@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tidegate_config::{Http2, Level, Purpose, Way, parse};
+use tidegate_config::{Capabilities, Health, Http2, Level, Probe, Purpose, Way, parse};
 
 const SHORTEST: &str =
     "upstreams: [{name: u, base_url: 'https://u/v1'}]\nroutes: [{match: {model: m}, to: [u]}]\n";
@@ -28,6 +28,19 @@ fn the_defaults_are_those_of_the_documentation() {
     let [upstream] = config.upstreams.as_slice() else { panic!("one upstream") };
     assert!(upstream.keys.is_empty() && upstream.ca_pem.is_none());
     assert_eq!((upstream.egress.as_slice(), upstream.max_in_flight), ([0].as_slice(), 1000));
+    assert_eq!((upstream.weight, upstream.local, upstream.context_window), (1.0, false, None));
+    assert_eq!(
+        upstream.probe,
+        Some(Probe {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            path: "/models".to_owned(),
+        })
+    );
+    assert_eq!(
+        upstream.capabilities,
+        Capabilities { tools: true, json_schema: true, vision: true, prefill: false }
+    );
     let timeouts = upstream.timeouts;
     assert_eq!(
         [timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.total, timeouts.stream_total],
@@ -37,7 +50,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((pool.max_idle, pool.max_connections, pool.http2), (20, 100, Http2::Auto));
 
     let [route] = config.routes.as_slice() else { panic!("one route") };
-    assert_eq!(route.to, [0]);
+    assert_eq!((route.to.as_slice(), route.shadow), ([0].as_slice(), true));
+    assert!(route.fallback.is_empty() && route.hedge.is_none());
     let retry = route.retry;
     assert_eq!((retry.attempts, retry.factor, retry.budget), (3, 2.0, 0.1));
     assert_eq!((retry.initial, retry.max), (Duration::from_millis(100), Duration::from_secs(10)));
@@ -46,6 +60,21 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((limit.in_flight, limit.queue, limit.queue_timeout), (1000, 100, Duration::from_secs(1)));
     assert!(config.log.level == Level::Info && config.log.redact.is_empty());
     assert_eq!(config.hash.len(), 16);
+}
+
+#[test]
+fn health_is_that_of_the_documentation() {
+    let config = parse("f", SHORTEST.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
+    assert_eq!(config.health, Health::default());
+    assert!(config.upstreams.iter().all(|upstream| upstream.health == config.health));
+
+    // The section as the documentation has it says what holds without it.
+    let whole = include_str!("whole.yaml");
+    let (_, section) = whole.split_once("\nhealth:").unwrap();
+    let (section, _) = section.split_once("\nclients:").unwrap();
+    let spelt = format!("{SHORTEST}health:{section}\n");
+    let spelt = parse("f", spelt.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
+    assert_eq!(spelt.health, config.health);
 }
 
 #[test]

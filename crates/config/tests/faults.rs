@@ -125,7 +125,6 @@ fn names_and_references() {
     told(
         &route("fallback: [{upstream: locl}], filters: [words]"),
         &[
-            "2:39: `fallback` is not built yet in this version: remove it",
             "2:61: unknown upstream `locl`: the file has u",
             "2:69: `filters` is not built yet in this version: remove it",
             "2:79: unknown filter `words`: the file has none",
@@ -376,34 +375,25 @@ fn clients() {
 fn what_is_not_built_is_refused_and_checked_all_the_same() {
     told(
         &and(
-            "health: {breaker: {failure_rate: 2, open_for: 10m}, recovery: {ramp: [50%, 20%, 120%]}}\nlimits: [{per: node, in_flight: 0, requests: 1/s}, {requests: 0/s}, {per: ip, requests: 5}]\nauth: {signature: {required_for: [tem]}, jwt: {keys: [{kid: k, alg: RS256, secret: {env: A}}]}}\n",
+            "limits: [{per: node, in_flight: 0, requests: 1/s}, {requests: 0/s}, {per: ip, requests: 5}]\nauth: {signature: {required_for: [tem]}, jwt: {keys: [{kid: k, alg: RS256, secret: {env: A}}]}}\n",
         ),
         &[
-            "5:1: `health` is not built yet in this version: remove it",
-            "5:34: `failure_rate` is 2: 0 to 1 is meant",
-            "5:76: a ramp rises: each step is over the one before, and over 0%",
-            "5:81: a step of a ramp is over 100%: it is a share of the normal traffic",
-            "6:10: a limit has exactly one of `requests`, `tokens`, `usd` and `in_flight`",
-            "6:33: `in_flight` is 0: 1 to 1000000 is meant",
-            "6:36: `limits: requests` is not built yet in this version: remove it",
-            "6:52: `per` is missing: ip, node, route, model or client",
-            "6:63: `requests` lets nothing through: an amount over 0 is meant",
-            "6:69: `limits: per: ip` is not built yet in this version: remove it",
-            "6:89: `5` has no period: a rate is written 10/s, 600/min, 100/h or 2000000/day",
-            "7:1: `auth` is not built yet in this version: remove it",
-            "7:35: unknown client `tem`: the file has none",
-            "7:55: `public_key` is missing: RS256 needs it",
-            "7:76: `secret` does not go with RS256",
+            "5:10: a limit has exactly one of `requests`, `tokens`, `usd` and `in_flight`",
+            "5:33: `in_flight` is 0: 1 to 1000000 is meant",
+            "5:36: `limits: requests` is not built yet in this version: remove it",
+            "5:52: `per` is missing: ip, node, route, model or client",
+            "5:63: `requests` lets nothing through: an amount over 0 is meant",
+            "5:69: `limits: per: ip` is not built yet in this version: remove it",
+            "5:89: `5` has no period: a rate is written 10/s, 600/min, 100/h or 2000000/day",
+            "6:1: `auth` is not built yet in this version: remove it",
+            "6:35: unknown client `tem`: the file has none",
+            "6:55: `public_key` is missing: RS256 needs it",
+            "6:76: `secret` does not go with RS256",
         ],
     );
     // What asks for nothing is taken.
-    told(&upstream("api: openai, weight: 1, local: false, probe: {path: none}"), &[]);
-    told(
-        &route(
-            "shadow: false, early_commit: 0s, resumable: false, continue: false, fallback: [], limits: []",
-        ),
-        &[],
-    );
+    told(&upstream("api: openai"), &[]);
+    told(&route("early_commit: 0s, resumable: false, continue: false, limits: []"), &[]);
     told(&and("log: {bodies: false}\nlimits: []\nfilters: []\n"), &[]);
 }
 
@@ -416,11 +406,6 @@ fn the_whole_schema_is_known() {
         Err(faults) => {
             for fault in faults.iter() {
                 let what = fault.text().strip_suffix(" is not built yet in this version: remove it");
-                let what = what.or_else(|| {
-                    fault
-                        .text()
-                        .strip_suffix(" is not built yet in this version: remove it, or write {path: none}")
-                });
                 match what {
                     Some(what) => refused.push(what.trim_matches('`').to_owned()),
                     None => panic!("{fault}"),
@@ -430,8 +415,7 @@ fn the_whole_schema_is_known() {
     }
     assert_eq!(
         refused.join(", "),
-        "store, dns.servers, dns.reject, wss://, tls.pins, probe, endpoints, local: true, context_window, \
-         capabilities, fallback, cache, shadow: true, hedge, context, filters, limits, health, limits, \
+        "store, dns.servers, dns.reject, wss://, tls.pins, endpoints, cache, context, filters, limits, limits, \
          signing_secret, auth, limits: per: ip, limits: per: model, filters, batch, conversations, prices, tracing"
     );
 }

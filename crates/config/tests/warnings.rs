@@ -99,7 +99,7 @@ fn what_nothing_uses() {
     const FILE: &str = "egress:\n  - {name: hk, proxy: 'http://p:3128'}\n  - {name: sg, proxy: 'http://p:3129'}\nupstreams:\n  - {name: a, base_url: 'https://a/v1', egress: [sg, direct]}\n  - {name: b, base_url: 'https://b/v1'}\nroutes: [{match: {model: m}, to: [b]}]\n";
     const WARNINGS: [&str; 2] = [
         "2:12: no upstream uses this egress: name it in the `egress` of one, or remove it",
-        "5:12: no route goes to this upstream: name it in the `to` of one, or remove it",
+        "5:12: no route goes to this upstream: name it in the `to` or a `fallback` of one, or remove it",
     ];
     warned(FILE, &WARNINGS);
     warned(&FILE.replace("[b]", "[b, a]").replace("[sg, direct]", "[sg, hk]"), &[]);

@@ -3,19 +3,21 @@
 //!
 //! Runs on the control thread: a busy data plane does not make a probe fail.
 
+mod status;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
-use serde_json::json;
+use serde_json::{Value, json};
+use tidegate_health::breaker;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 use crate::gateway::Gateway;
 
@@ -33,6 +35,7 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
+        .route("/api/paths/{name}", post(act))
         .route("/api/drain", post(drain))
         .with_state(Admin { gateway, metrics });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
@@ -46,6 +49,7 @@ async fn page() -> Html<&'static str> {
 }
 
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {
+    crate::health::observe::gauges(&admin.gateway);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
 }
 
@@ -72,6 +76,50 @@ async fn drain(
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
 }
 
+async fn status(State(admin): State<Admin>) -> Json<Value> {
+    Json(status::of(&admin.gateway))
+}
+
+/// Takes a path out, opens or closes it, or hands it back to its breaker.
+async fn act(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: axum::body::Bytes,
+) -> Response {
+    let gateway = &admin.gateway;
+    if !may_change(gateway, peer, &headers) {
+        return refusal();
+    }
+    let Some(path) = gateway.health.path_named(&name) else {
+        let known: Vec<&str> = gateway.paths.iter().map(|path| path.name.as_str()).collect();
+        let message = match tidegate_config::nearest(&name, known.iter().copied()) {
+            Some(near) => format!("there is no path `{name}`: did you mean `{near}`?"),
+            None => format!("there is no path `{name}`; GET /api/status lists them"),
+        };
+        return fault(StatusCode::NOT_FOUND, &message, "not_found");
+    };
+    let action = serde_json::from_slice::<Value>(&body).ok();
+    let state = match action.as_ref().and_then(|body| body.get("action")).and_then(Value::as_str) {
+        Some("disable") => Some(breaker::State::Disabled),
+        Some("open") => Some(breaker::State::Open),
+        Some("close") => Some(breaker::State::Closed),
+        Some("enable") => None,
+        _ => {
+            let message = "send {\"action\": \"disable\"}; the actions are disable, enable, open and close";
+            return fault(StatusCode::BAD_REQUEST, message, "unknown_action");
+        }
+    };
+    gateway.health.force(path, state, crate::health::now());
+    Json(status::path(gateway, path)).into_response()
+}
+
+fn fault(status: StatusCode, message: &str, code: &str) -> Response {
+    let error = json!({"message": message, "type": "invalid_request_error", "param": null, "code": code});
+    (status, Json(json!({"error": error}))).into_response()
+}
+
 /// The token where one is configured, else loopback.
 fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> bool {
     match &gateway.config.admin.token {
@@ -90,52 +138,4 @@ fn refusal() -> Response {
     let message = "this call changes the node: send the admin token as `Authorization: Bearer TOKEN`, or call from loopback where no admin.token is configured";
     let body = json!({"error": {"message": message, "type": "authentication_error", "param": null, "code": "invalid_api_key"}});
     (StatusCode::UNAUTHORIZED, Json(body)).into_response()
-}
-
-async fn status(State(admin): State<Admin>) -> Json<serde_json::Value> {
-    let gateway = &admin.gateway;
-    let config = &gateway.config;
-    let now = Instant::now();
-    let paths: Vec<_> = gateway
-        .paths
-        .iter()
-        .map(|path| {
-            let (open, idle) = path.pool.count();
-            let (keys, resting) = path.upstream.keys.count(now);
-            json!({
-                "name": path.name,
-                "in_flight": path.in_flight.load(std::sync::atomic::Ordering::Relaxed),
-                "connections": {"open": open, "idle": idle},
-                "keys": {"total": keys, "resting": resting},
-            })
-        })
-        .collect();
-    let routes: Vec<_> = gateway
-        .routes
-        .iter()
-        .map(|route| {
-            let paths: Vec<_> = route
-                .candidates
-                .iter()
-                .filter_map(|c| gateway.paths.get(c.path))
-                .map(|p| p.name.as_str())
-                .collect();
-            json!({"model": route.config.model.as_str(), "paths": paths})
-        })
-        .collect();
-    Json(json!({
-        "node": {
-            "name": config.node.name,
-            "zone": config.node.zone,
-            "version": env!("CARGO_PKG_VERSION"),
-            "started_at": humantime::format_rfc3339_seconds(gateway.started).to_string(),
-            "config_hash": config.hash,
-            "draining": gateway.drain.is_draining(),
-        },
-        "store": {"kind": "embedded", "state": "up"},
-        "paths": paths,
-        "egress": config.egress.iter().map(|e| json!({"name": e.name})).collect::<Vec<_>>(),
-        "routes": routes,
-        "fleet": [],
-    }))
 }

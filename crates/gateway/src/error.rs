@@ -62,6 +62,9 @@ pub enum GatewayError {
     /// Every key of every path rests because of rate limits.
     #[error("every upstream of this model asks for less traffic; retry after the time given")]
     RateLimited(Duration),
+    /// Every path of the route is shut off; when the first may be tried again.
+    #[error("no upstream of this model is healthy; retry after the time given")]
+    NoHealthyUpstream(Duration),
     /// The request's time ran out.
     #[error("no upstream answered in time")]
     Deadline,
@@ -109,7 +112,7 @@ impl GatewayError {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Draining | Self::NoHealthyUpstream(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(class) => match class {
                 Class::Timeout => StatusCode::GATEWAY_TIMEOUT,
                 Class::RateLimited | Class::Quota => StatusCode::TOO_MANY_REQUESTS,
@@ -147,6 +150,7 @@ impl GatewayError {
             Self::Deadline => ("upstream_error", "timeout"),
             Self::Overloaded => ("overloaded_error", "overloaded"),
             Self::Draining => ("overloaded_error", "draining"),
+            Self::NoHealthyUpstream(_) => ("overloaded_error", "no_healthy_upstream"),
             Self::Upstream(class) => match class {
                 Class::Connect | Class::Proxy => ("upstream_error", "connect"),
                 Class::Tls => ("upstream_error", "tls"),
@@ -176,7 +180,7 @@ impl GatewayError {
         match self {
             Self::Internal | Self::Overloaded | Self::Draining => "error",
             Self::RateLimited(_) | Self::Upstream(Class::RateLimited | Class::Quota) => "limited",
-            Self::Deadline | Self::Upstream(_) => "upstream_error",
+            Self::Deadline | Self::NoHealthyUpstream(_) | Self::Upstream(_) => "upstream_error",
             Self::InvalidJson(_)
             | Self::BadRequest(_)
             | Self::BodyBroken(_)
@@ -202,7 +206,7 @@ impl GatewayError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            Self::RateLimited(wait) => {
+            Self::RateLimited(wait) | Self::NoHealthyUpstream(wait) => {
                 headers.insert(header::RETRY_AFTER, whole_seconds(*wait));
             }
             Self::Overloaded | Self::Draining | Self::Upstream(Class::Busy | Class::RateLimited) => {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tidegate_config::used::{self, Config};
+use tidegate_health::registry::{self, Registry};
+use tidegate_health::mark::Mark;
 use tidegate_router::backoff::Backoff;
 use tidegate_router::budget::Budget;
 use tidegate_router::plan::{Candidate, Rules};
@@ -22,6 +24,11 @@ use crate::upstream::connector::Connector;
 use crate::upstream::dns::Resolver;
 use crate::upstream::pool::Pool;
 use crate::upstream::{Path, Upstream, tls};
+use crate::health::observe;
+
+/// Connections for probes and made-up requests, of each path.
+const ASIDE_IDLE: usize = 1;
+const ASIDE_MAX: usize = 4;
 
 /// One node's state.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub struct Gateway {
     pub config: Config,
     /// Every upstream over every egress it may use.
     pub paths: Vec<Arc<Path>>,
+    /// What is known of them, and which may take traffic.
+    pub health: Arc<Registry>,
     /// In the order of the file.
     pub routes: Vec<Route>,
     /// SHA-256 of a key to the client's index; `None`: anyone may call.
@@ -59,6 +68,21 @@ pub struct Route {
     pub total: Duration,
     /// The longest among its upstreams.
     pub stream_total: Duration,
+    /// In the order of the file.
+    pub fallback: Vec<Fallback>,
+    /// When one of them last answered.
+    pub fell_back: Mark,
+}
+
+/// What stands in when no path of a route is usable.
+#[derive(Debug)]
+pub struct Fallback {
+    /// Its part of the configuration.
+    pub config: used::Fallback,
+    /// The paths of its upstream.
+    pub candidates: Vec<Candidate>,
+    /// Each may be tried once.
+    pub rules: Rules,
 }
 
 impl Gateway {
@@ -78,28 +102,35 @@ impl Gateway {
                 let name = format!("{}@{}", said.name, egress.name);
                 let header = HeaderValue::from_str(&name)
                     .map_err(|_| in_upstream("its name or its egress's cannot stand in a header".into()))?;
-                let connector = Connector::new(
+                let connector = Arc::new(Connector::new(
                     &said.base_url,
                     Arc::clone(&tls),
                     egress.way.clone(),
                     said.pool.http2,
                     Arc::clone(&dns),
                 )
-                .map_err(in_upstream)?;
-                let pool = Pool::new(connector, said.pool.max_idle, said.pool.max_connections);
+                .map_err(in_upstream)?);
                 candidates.push(Candidate { path: paths.len(), upstream: index, egress: *egress_index });
-                paths.push(Arc::new(Path {
-                    header,
-                    metrics: PathMetrics::new(&name, &config.routes),
-                    name,
+                let metrics = PathMetrics::new(&name, &config.routes);
+                let path = |pool: Pool, aside: Option<Arc<Path>>| Path {
+                    index: paths.len(),
+                    header: header.clone(),
+                    metrics: metrics.clone(),
+                    name: name.clone(),
                     upstream: Arc::clone(&upstream),
                     pool: Arc::new(pool),
                     in_flight: AtomicUsize::new(0),
-                }));
+                    aside,
+                };
+                let aside = path(Pool::new(Arc::clone(&connector), ASIDE_IDLE, ASIDE_MAX), None);
+                let pool = Pool::new(connector, said.pool.max_idle, said.pool.max_connections);
+                let path = Arc::new(path(pool, Some(Arc::new(aside))));
+                paths.push(path);
             }
             candidates_of.push(candidates);
         }
         let now = Instant::now().into_std();
+        let health = Arc::new(Registry::new(setup(&config, &paths, &candidates_of), Box::new(observe::transition), now));
         let routes = config.routes.iter().map(|route| {
             let timeouts = route.to.iter().filter_map(|u| config.upstreams.get(*u)).map(|u| u.timeouts);
             let retry = route.retry;
@@ -118,6 +149,8 @@ impl Gateway {
                 budget: Mutex::new(Budget::new(retry.budget, now)),
                 total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
                 stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
+                fallback: route.fallback.iter().map(|said| fallback(said, &candidates_of)).collect(),
+                fell_back: Mark::new(now),
                 config: route.clone(),
             }
         });
@@ -133,6 +166,7 @@ impl Gateway {
             metrics,
             drain: Drain::default(),
             started: crate::clock::wall(),
+            health,
             paths,
             config,
         })
@@ -163,9 +197,47 @@ impl Gateway {
             self.metrics.body_bytes.set(self.admission.body_bytes() as f64);
             for path in &self.paths {
                 path.pool.sweep(Instant::now());
+                path.upstream.keys.look(Instant::now());
+                if let Some(aside) = &path.aside {
+                    aside.pool.sweep(Instant::now());
+                }
                 let (open, _) = path.pool.count();
                 path.metrics.connections.set(open as f64);
             }
         }
     }
+}
+
+fn setup(config: &Config, paths: &[Arc<Path>], candidates_of: &[Vec<Candidate>]) -> registry::Setup {
+    let all: Vec<Candidate> = candidates_of.iter().flatten().copied().collect();
+    let path = |(path, candidate): (&Arc<Path>, &Candidate)| registry::PathSetup {
+        name: path.name.clone(),
+        upstream: candidate.upstream,
+        egress: candidate.egress,
+        probed: path.upstream.config.probe.is_some(),
+    };
+    let upstream = |upstream: &used::Upstream| registry::UpstreamSetup {
+        name: upstream.name.clone(),
+        rules: Arc::new(upstream.health.clone()),
+        local: upstream.local,
+        weight: upstream.weight,
+    };
+    let route = |route: &used::Route| registry::RouteSetup {
+        paths: route.to.iter().filter_map(|u| candidates_of.get(*u)).flatten().map(|c| c.path).collect(),
+        fallback: !route.fallback.is_empty(),
+        choice: config.health.choice,
+    };
+    registry::Setup {
+        paths: paths.iter().zip(&all).map(path).collect(),
+        upstreams: config.upstreams.iter().map(upstream).collect(),
+        egress: config.egress.iter().map(|egress| egress.name.clone()).collect(),
+        routes: config.routes.iter().map(route).collect(),
+    }
+}
+
+fn fallback(said: &used::Fallback, candidates_of: &[Vec<Candidate>]) -> Fallback {
+    let candidates = candidates_of.get(said.upstream).cloned().unwrap_or_default();
+    let attempts = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
+    let backoff = Backoff { initial: Duration::ZERO, factor: 1.0, max: Duration::ZERO };
+    Fallback { config: said.clone(), candidates, rules: Rules { attempts, backoff } }
 }

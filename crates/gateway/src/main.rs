@@ -12,6 +12,7 @@ mod drain;
 mod error;
 mod gateway;
 mod headers;
+mod health;
 mod listener;
 mod log;
 mod metrics;

@@ -30,6 +30,8 @@ const OVERHEAD_SECONDS: [f64; 12] =
     [0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
 /// Labels of `requests_total{status}`, in the order of `Series::requests`.
 const STATUSES: [&str; 5] = ["success", "client_error", "limited", "upstream_error", "error"];
+/// Labels of `shadow_requests_total{outcome}`.
+const SHADOWS: [&str; 4] = ["pass", "fail", "slow", "skipped"];
 const CLASSES: [Class; 13] = [
     Class::Connect,
     Class::Tls,
@@ -72,6 +74,17 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         "tidegate_time_to_first_token_seconds",
         "From the first byte in to the first content"
     );
+    describe_counter!("tidegate_path_transitions_total", "Changes of state of a path, or of a model of an upstream");
+    describe_counter!("tidegate_shadow_requests_total", "Copied and made-up requests to recovering paths");
+    describe_counter!("tidegate_hedges_total", "Second tries beside a slow first one");
+    describe_counter!("tidegate_probes_total", "Active probes of a path");
+    describe_gauge!("tidegate_path_state", "1 for the state a path is in");
+    describe_gauge!("tidegate_path_share", "Share of its normal traffic that a path may take");
+    describe_gauge!("tidegate_path_latency_seconds", "Time to the first content over a path, or of a probe");
+    describe_gauge!("tidegate_egress_up", "1 while handshakes through an egress work");
+    describe_gauge!("tidegate_egress_latency_seconds", "Of a handshake through an egress");
+    describe_gauge!("tidegate_fallback_active", "1 while a route lives on a fallback");
+    describe_gauge!("tidegate_node_cut_off", "1 while everything that this node tries fails");
     describe_gauge!("tidegate_in_flight_requests", "Requests being worked on");
     describe_gauge!("tidegate_queued_requests", "Requests waiting for a place on this node");
     describe_gauge!("tidegate_active_streams", "Streams being relayed");
@@ -221,7 +234,7 @@ impl Series {
 }
 
 /// Series of one path.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PathMetrics {
     ok: Counter,
     by_class: Vec<(Counter, Counter)>,
@@ -231,6 +244,8 @@ pub struct PathMetrics {
     pub connections: Gauge,
     /// Time to first content, per route by index.
     pub ttft: Vec<Histogram>,
+    shadows: [Counter; SHADOWS.len()],
+    probes: [Counter; 3],
 }
 
 impl PathMetrics {
@@ -252,6 +267,10 @@ impl PathMetrics {
                 })
                 .collect(),
             malformed: counter!("tidegate_malformed_events_total", "path" => path()),
+            shadows: SHADOWS
+                .map(|o| counter!("tidegate_shadow_requests_total", "path" => path(), "outcome" => o)),
+            probes: ["pass", "fail", "skipped"]
+                .map(|o| counter!("tidegate_probes_total", "path" => path(), "outcome" => o)),
             connections: gauge!("tidegate_upstream_connections", "path" => path()),
             ttft: routes
                 .iter()
@@ -260,6 +279,25 @@ impl PathMetrics {
                 })
                 .collect(),
         }
+    }
+
+    /// A copied or made-up request ended; `outcome` is one of `SHADOWS`.
+    pub fn shadow(&self, outcome: &str) {
+        if let Some((counter, _)) = self.shadows.iter().zip(SHADOWS).find(|(_, o)| *o == outcome) {
+            counter.increment(1);
+        }
+    }
+
+    /// An active probe ended.
+    pub fn probe(&self, passed: bool) {
+        let [pass, fail, _] = &self.probes;
+        if passed { pass } else { fail }.increment(1);
+    }
+
+    /// An active probe was not sent, or met a rate limit.
+    pub fn probe_skipped(&self) {
+        let [_, _, skipped] = &self.probes;
+        skipped.increment(1);
     }
 
     /// An attempt over this path ended, `None` being well.

@@ -50,6 +50,7 @@ impl Node {
         }
         tokio::spawn(crate::metrics::upkeep(metrics.clone()));
         tokio::spawn(Arc::clone(&gateway).sweep());
+        crate::health::start(&gateway);
         tokio::spawn(admin::serve(admin_listener, Arc::clone(&gateway), metrics));
         gateway.drain.serving();
         Ok(Self { gateway, workers, listener, address, admin_address })

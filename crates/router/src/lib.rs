@@ -3,7 +3,10 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod estimate;
 pub mod glob;
 pub mod outcome;
+pub mod pick;
 pub mod plan;
 pub mod retry_after;
+pub mod share;

@@ -14,6 +14,8 @@ use crate::outcome::{Class, Failure};
 const UNKNOWN_FATES: u32 = 2;
 /// Moves to another key are no repeats of what failed, but even a large pool is walked only this far.
 const KEY_MOVES: u32 = 8;
+/// Moves away from what should never have cost the client a try, at most.
+const FORGIVEN: u32 = 2;
 /// A rate-limited upstream is waited for only this long when nothing else can answer.
 const LONGEST_COOL_WAIT: Duration = Duration::from_secs(5);
 
@@ -50,8 +52,17 @@ pub struct Caution {
 pub trait Surroundings {
     /// When this path could take the request: now (zero), after a wait, or not at all.
     fn ready_in(&self, candidate: Candidate) -> Option<Duration>;
-    /// The upstream's last answers were all failures.
-    fn in_trouble(&self, upstream: usize) -> bool;
+    /// The path that health and load choose for a request's first try; `None` leaves it to the order of the
+    /// candidates.
+    fn pick(&mut self) -> Option<Candidate> {
+        None
+    }
+    /// The path has still to prove itself: a repeat over it is charged.
+    fn in_trouble(&self, candidate: Candidate) -> bool;
+    /// How well it answers; smaller is better.
+    fn score(&self, _candidate: Candidate) -> u32 {
+        0
+    }
     /// Asks the route's retry budget for one repeat.
     fn spend(&mut self) -> bool;
     /// What is left of the request's deadline.
@@ -120,6 +131,8 @@ pub struct Plan<'a> {
     key_moves: u32,
     unknown_fates: u32,
     free_move_used: bool,
+    forgiven: u32,
+    forgive: bool,
     sent: bool,
 }
 
@@ -136,6 +149,8 @@ impl<'a> Plan<'a> {
             key_moves: 0,
             unknown_fates: 0,
             free_move_used: false,
+            forgiven: 0,
+            forgive: false,
             sent: false,
         }
     }
@@ -148,30 +163,50 @@ impl<'a> Plan<'a> {
 
     /// Where the request goes first.
     pub fn first(&mut self, around: &mut impl Surroundings) -> Next {
+        if let Some(candidate) = around.pick() {
+            self.begin(candidate);
+            return Next::Try { candidate, after: Duration::ZERO };
+        }
         self.choose(around, None)
+    }
+
+    /// The failure told next befell the request only because of a decision of ours (a path that was still proving
+    /// itself, a frozen one that others were stuck on): the move away is neither counted nor charged.
+    pub const fn forgive(&mut self) {
+        if self.forgiven < FORGIVEN {
+            self.forgiven += 1;
+            self.forgive = true;
+        }
     }
 
     /// Where it goes after `candidate` failed.
     pub fn after(&mut self, candidate: Candidate, failure: Failure, around: &mut impl Surroundings) -> Next {
         let class = failure.class;
         self.sent |= !class.never_sent();
-        self.unknown_fates += u32::from(class.unknown_fate());
+        self.unknown_fates += u32::from(class.unknown_fate() && !self.forgive);
         if self.caution.pinned && self.sent && !class.of_the_key() {
             return Next::Stop(Stop::Pinned);
         }
-        if self.attempts - self.key_moves >= self.rules.attempts + u32::from(self.may_change_key(class))
+        if self.counted() >= self.rules.attempts + u32::from(self.may_change_key(class))
             || self.unknown_fates >= UNKNOWN_FATES
         {
             return Next::Stop(Stop::AttemptsSpent);
         }
-        self.choose(around, Some((candidate, failure)))
+        let next = self.choose(around, Some((candidate, failure)));
+        self.forgive = false;
+        next
+    }
+
+    /// Attempts that `Rules::attempts` bounds.
+    const fn counted(&self) -> u32 {
+        self.attempts.saturating_sub(self.key_moves + self.forgiven)
     }
 
     fn choose(&mut self, around: &mut impl Surroundings, last: Option<(Candidate, Failure)>) -> Next {
         let mut best: Option<(Rank, Candidate, Duration)> = None;
         for candidate in self.candidates {
             let Some(ready) = around.ready_in(*candidate) else { continue };
-            let rank = self.rank(*candidate, ready, last);
+            let rank = self.rank(*candidate, ready, last, around);
             if best.as_ref().is_none_or(|(held, ..)| rank < *held) {
                 best = Some((rank, *candidate, ready));
             }
@@ -192,7 +227,7 @@ impl<'a> Plan<'a> {
         if again && self.caution.client_repeats && !class.never_sent() && !class.of_the_key() {
             return Next::Stop(Stop::AttemptsSpent);
         }
-        if !self.is_free(candidate, class, again, around) && !around.spend() {
+        if !self.forgive && !self.is_free(candidate, class, again, around) && !around.spend() {
             return Next::Stop(Stop::BudgetSpent);
         }
         // Another egress says nothing about an upstream that answered and failed; another upstream does.
@@ -208,7 +243,7 @@ impl<'a> Plan<'a> {
         }
         if self.may_change_key(class) && after.is_zero() {
             self.key_moves += 1;
-        } else if self.attempts - self.key_moves >= self.rules.attempts {
+        } else if self.counted() >= self.rules.attempts {
             return Next::Stop(Stop::AttemptsSpent);
         }
         self.begin(candidate);
@@ -222,14 +257,24 @@ impl<'a> Plan<'a> {
     /// A move that adds no load to a failing upstream is not charged: to one that this request has not yet
     /// asked and that is not in trouble, to another key, or (once) after a failure that sent nothing.
     fn is_free(&mut self, to: Candidate, class: Class, again: bool, around: &impl Surroundings) -> bool {
-        if class.of_the_key() || class == Class::Busy || (!again && !around.in_trouble(to.upstream)) {
+        if class.of_the_key() || class == Class::Busy || (!again && !around.in_trouble(to)) {
             return true;
         }
         class.never_sent() && !std::mem::replace(&mut self.free_move_used, true)
     }
 
-    fn rank(&self, candidate: Candidate, ready: Duration, last: Option<(Candidate, Failure)>) -> Rank {
-        let Some((from, failure)) = last else { return Rank { ready, ..Rank::default() } };
+    fn rank(
+        &self,
+        candidate: Candidate,
+        ready: Duration,
+        last: Option<(Candidate, Failure)>,
+        around: &impl Surroundings,
+    ) -> Rank {
+        let (unproven, score) = (around.in_trouble(candidate), around.score(candidate));
+        let waits = ready > Duration::ZERO;
+        let Some((from, failure)) = last else {
+            return Rank { waits, unproven, score, ready, ..Rank::default() };
+        };
         let same_upstream = candidate.upstream == from.upstream;
         let same_egress = candidate.egress == from.egress;
         let class = failure.class;
@@ -250,7 +295,7 @@ impl<'a> Plan<'a> {
         // Two failures behind different egresses: it is time for another upstream.
         let upstream_times =
             if class.of_the_key() { 0 } else { self.upstream_times(candidate.upstream).saturating_sub(1) };
-        Rank { waits: ready > Duration::ZERO, times, in_blame, upstream_times, ready }
+        Rank { waits, times, unproven, in_blame, upstream_times, score, ready }
     }
 
     fn begin(&mut self, candidate: Candidate) {
@@ -275,8 +320,10 @@ impl<'a> Plan<'a> {
 struct Rank {
     waits: bool,
     times: u32,
+    unproven: bool,
     in_blame: u8,
     upstream_times: u32,
+    score: u32,
     ready: Duration,
 }
 

@@ -3,9 +3,12 @@
 //! field means, and not what to do about it: bytes that need no change are handed on as they came, and a field
 //! unknown here passes unseen. Input is hostile: every function takes any bytes, in time linear in their length.
 
+pub mod adapt;
 pub mod answer;
+mod body;
 pub mod error;
 mod lenient;
+pub mod mirror;
 pub mod models;
 pub mod request;
 pub mod sse;

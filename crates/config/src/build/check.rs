@@ -10,7 +10,7 @@ use crate::read::{Item, Said};
 use crate::unit::{Count, Flag, Number, Percent, Rate, Size, Text, Time};
 
 /// Longer waits are a slip of the pen: no request and no drain lasts a day.
-const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The names of one kind of thing, in the order of the file.
 pub(crate) struct Names<'f> {
@@ -97,6 +97,20 @@ pub(crate) fn count(
     }
 }
 
+/// The count, or the default when it is unsaid or unusable.
+pub(crate) fn count32(
+    said: &Said<Count>,
+    key: &str,
+    range: RangeInclusive<u32>,
+    default: u32,
+    faults: &mut Collector,
+) -> u32 {
+    let (least, most) = range.into_inner();
+    let default_wide = usize::try_from(default).unwrap_or(usize::MAX);
+    let count = count(said, key, u64::from(least)..=u64::from(most), default_wide, faults);
+    u32::try_from(count).unwrap_or(default)
+}
+
 /// A time that may be 0s, or the default.
 pub(crate) fn wait(said: &Said<Time>, key: &str, default: Duration, faults: &mut Collector) -> Duration {
     within(said, key, Duration::ZERO, default, faults)
@@ -168,6 +182,21 @@ pub(crate) fn rate(said: &Said<Rate>, key: &str, faults: &mut Collector) {
         && *amount <= 0.0
     {
         faults.fault(place, format!("`{key}` lets nothing through: an amount over 0 is meant"));
+    }
+}
+
+/// The time from one to the next at this rate, or the default.
+pub(crate) fn pace(said: &Said<Rate>, key: &str, default: Duration, faults: &mut Collector) -> Duration {
+    rate(said, key, faults);
+    let Some((&Rate(per_second), place)) = said.at().filter(|(Rate(amount), _)| *amount > 0.0) else {
+        return default;
+    };
+    match Duration::try_from_secs_f64(per_second.recip()) {
+        Ok(every) if every <= TIME_MAX => every,
+        _ => {
+            faults.fault(place, format!("`{key}` is under 1/day: 1/day or more is meant"));
+            default
+        }
     }
 }
 

@@ -35,6 +35,7 @@ impl Read<'_> {
             }
         }
         self.attempts(faults);
+        self.local_among_remote(faults);
         self.unused_upstreams(faults);
         self.unused_egress(faults);
         self.open_door(faults);
@@ -111,6 +112,24 @@ impl Read<'_> {
         }
     }
 
+    fn local_among_remote(&self, faults: &mut Collector) {
+        for (said, route) in self.file.routes.items().iter().zip(self.routes) {
+            let (Some(route), items) = (route, said.value.to.items()) else { continue };
+            let is_local = |&index: &usize| Some(self.upstreams.get(index)?.as_ref()?.local);
+            let locals: Vec<bool> = route.to.iter().filter_map(is_local).collect();
+            // Fewer where one of them has a fault, which comes first.
+            if locals.len() != items.len() || locals.iter().all(|&local| local) {
+                continue;
+            }
+            for (item, _) in items.iter().zip(locals).filter(|&(_, local)| local) {
+                faults.warn(
+                    item.place,
+                    "a local upstream beside remote ones competes with them by latency: is it meant as a `fallback`?",
+                );
+            }
+        }
+    }
+
     fn unused_upstreams(&self, faults: &mut Collector) {
         let routes = self.file.routes.items();
         let mut used = vec![false; self.file.upstreams.items().len()];
@@ -129,8 +148,10 @@ impl Read<'_> {
         for (item, used) in self.file.upstreams.items().iter().zip(used) {
             if !used && !routes.is_empty() {
                 let place = item.value.name.at().map_or(item.place, at);
-                faults
-                    .warn(place, "no route goes to this upstream: name it in the `to` of one, or remove it");
+                faults.warn(
+                    place,
+                    "no route goes to this upstream: name it in the `to` or a `fallback` of one, or remove it",
+                );
             }
         }
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use tidegate_router::glob::Glob;
 
 use super::check::{
-    self, Names, count, number, only_false, refuse, repeated, share, time, unbuilt, unbuilt_list,
+    self, Names, count, count32, number, only_false, refuse, repeated, share, time, unbuilt, unbuilt_list,
 };
-use super::limit;
+use super::{fallback, limit};
 use crate::fault::{Collector, quote};
 use crate::read::{Item, Said};
 use crate::said::route;
-use crate::unit::{Text, Time};
+use crate::unit::{Flag, Text, Time, duration};
 use crate::used;
 
 /// As many as the file has, in its order; `None` for one that cannot be used.
@@ -38,7 +38,7 @@ fn one(
     seen: &mut HashMap<String, usize>,
     faults: &mut Collector,
 ) -> Option<used::Route> {
-    refuse_unbuilt(said, upstreams, filters, faults);
+    refuse_unbuilt(said, filters, faults);
     let mut to = Vec::new();
     if let Some((items, place)) = said.to.at() {
         if items.is_empty() {
@@ -49,13 +49,23 @@ fn one(
             to.extend(upstreams.find(&item.value.0, item.place, faults));
         }
     }
+    let fallback = fallback::fallbacks(&said.fallback, &to, upstreams, faults);
     let retry = retry(&said.retry, faults);
+    let hedge = hedge(&said.hedge, faults);
     let (model, place) = said.r#match.get()?.model.at()?;
     check::glob(model, place, faults);
     let Text(model) = model;
     let times = seen.entry(model.clone()).and_modify(|times| *times += 1).or_insert(1);
     let name = if *times == 1 { model.clone() } else { format!("{model}#{times}") };
-    Some(used::Route { name, model: Glob::new(model), to, retry })
+    Some(used::Route {
+        name,
+        model: Glob::new(model),
+        to,
+        fallback,
+        shadow: said.shadow.get().is_none_or(|&Flag(shadow)| shadow),
+        retry,
+        hedge,
+    })
 }
 
 fn retry(said: &Said<route::Retry>, faults: &mut Collector) -> used::Retry {
@@ -63,7 +73,7 @@ fn retry(said: &Said<route::Retry>, faults: &mut Collector) -> used::Retry {
     let said = said.get().unwrap_or(&unsaid);
     let unsaid = route::Backoff::default();
     let backoff = said.backoff.get().unwrap_or(&unsaid);
-    let attempts = count(&said.attempts, "attempts", 1..=20, 3, faults);
+    let attempts = count32(&said.attempts, "attempts", 1..=20, 3, faults);
     let initial = time(&backoff.initial, "initial", Duration::from_millis(100), faults);
     let max = time(&backoff.max, "max", Duration::from_secs(10).max(initial), faults);
     if let Some((_, place)) = backoff.max.at()
@@ -75,12 +85,29 @@ fn retry(said: &Said<route::Retry>, faults: &mut Collector) -> used::Retry {
         );
     }
     used::Retry {
-        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        attempts,
         initial,
         factor: number(&backoff.factor, "factor", 1.0..=100.0, 2.0, faults),
         max,
         budget: share(&said.budget, "budget", 0.1, faults),
     }
+}
+
+fn hedge(said: &Said<route::Hedge>, faults: &mut Collector) -> Option<used::Hedge> {
+    let (Text(after), place) = said.get()?.after.at()?;
+    let hedge = match after.strip_prefix('p') {
+        Some(percentile) => percentile.parse().ok().map(used::Hedge::Percentile),
+        None => duration(after).ok().map(used::Hedge::After),
+    };
+    let usable = match hedge {
+        Some(used::Hedge::Percentile(percentile)) => (50..100).contains(&percentile),
+        Some(used::Hedge::After(after)) => !after.is_zero() && after <= check::TIME_MAX,
+        None => false,
+    };
+    if !usable {
+        faults.fault(place, "`after` is p50 to p99, or a time such as 800ms");
+    }
+    hedge
 }
 
 /// Warns of each route that an earlier one leaves nothing to. A pattern covers another exactly when it matches
@@ -104,37 +131,18 @@ fn covered(items: &[Item<route::Route>], faults: &mut Collector) {
     }
 }
 
-fn refuse_unbuilt(said: &route::Route, upstreams: &Names<'_>, filters: &Names<'_>, faults: &mut Collector) {
-    unbuilt_list(&said.fallback, "fallback", faults);
-    for item in said.fallback.items() {
-        if let Some((Text(name), place)) = item.value.upstream.at() {
-            upstreams.find(name, place, faults);
-        }
-        if let Some(prompt) = item.value.prompt.get() {
-            count(&prompt.max_tokens, "max_tokens", 1..=1_000_000_000, 0, faults);
-            count(&prompt.keep_last_turns, "keep_last_turns", 1..=1_000_000, 0, faults);
-        }
-    }
+fn refuse_unbuilt(said: &route::Route, filters: &Names<'_>, faults: &mut Collector) {
     unbuilt(&said.cache, "cache", faults);
     if let Some(cache) = said.cache.get() {
         time(&cache.ttl, "ttl", Duration::ZERO, faults);
         check::size(&cache.max_size, "max_size", 1 << 30, 0, faults);
     }
-    only_false(&said.shadow, "shadow", faults);
     if let (Some(Time(wait)), Some(place)) = (said.early_commit.get(), said.early_commit.key())
         && !wait.is_zero()
     {
         refuse(place, "early_commit", faults);
     }
     only_false(&said.resumable, "resumable", faults);
-    unbuilt(&said.hedge, "hedge", faults);
-    if let Some((Text(after), place)) = said.hedge.get().and_then(|hedge| hedge.after.at()) {
-        let percentile = after.strip_prefix('p').and_then(|p| p.parse::<u8>().ok());
-        let is_time = after.ends_with('s') && after.starts_with(|c: char| c.is_ascii_digit());
-        if !percentile.is_some_and(|p| (50..100).contains(&p)) && !is_time {
-            faults.fault(place, "`after` is p50 to p99, or a time such as 800ms");
-        }
-    }
     only_false(&said.r#continue, "continue", faults);
     unbuilt(&said.context, "context", faults);
     if let Some(context) = said.context.get() {

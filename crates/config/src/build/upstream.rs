@@ -3,41 +3,46 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::check::{Names, count, number, only_false, refuse, repeated, time, unbuilt};
+use super::check::{Names, count, number, refuse, repeated, time, unbuilt};
 use super::health;
 use super::listener::pem;
 use crate::fault::Collector;
 use crate::read::{Item, Said};
-use crate::said::upstream::{self, Api, Http2};
+use crate::said::upstream::{self, Api, Capability, Http2};
 use crate::secret::Around;
-use crate::unit::{Number, Text};
+use crate::unit::{Flag, Text};
 use crate::url;
 use crate::used;
 
 const MAX_CONNECTIONS_DEFAULT: usize = 100;
 
+/// What an upstream takes from the rest of the file.
+pub(super) struct Surroundings<'s> {
+    pub(super) egress: &'s Names<'s>,
+    pub(super) around: &'s Around<'s>,
+    /// The file's own.
+    pub(super) health: &'s used::Health,
+    /// Whether the file has `prices`.
+    pub(super) priced: bool,
+}
+
 /// As many as the file has, in its order; `None` for one that cannot be used.
 pub(super) fn upstreams(
     said: &Said<Vec<Item<upstream::Upstream>>>,
-    egress: &Names<'_>,
-    around: &Around<'_>,
+    file: &Surroundings<'_>,
     faults: &mut Collector,
 ) -> Vec<Option<used::Upstream>> {
     let Some((items, place)) = said.at() else { return Vec::new() };
     if items.is_empty() {
         faults.fault(place, "no upstream: requests would have nowhere to go");
     }
-    items.iter().map(|item| one(&item.value, egress, around, faults)).collect()
+    items.iter().map(|item| one(&item.value, file, faults)).collect()
 }
 
-fn one(
-    said: &upstream::Upstream,
-    egress: &Names<'_>,
-    around: &Around<'_>,
-    faults: &mut Collector,
-) -> Option<used::Upstream> {
+fn one(said: &upstream::Upstream, file: &Surroundings<'_>, faults: &mut Collector) -> Option<used::Upstream> {
     refuse_unbuilt(said, faults);
     let base_url = said.base_url.at().and_then(|(Text(text), place)| match url::base(text) {
         Ok(url) => {
@@ -54,16 +59,20 @@ fn one(
             None
         }
     });
-    let keys = keys(&said.keys, around, faults);
-    let egress = indices(&said.egress, egress, faults);
+    let keys = keys(&said.keys, file.around, faults);
+    let egress = indices(&said.egress, file.egress, faults);
     let timeouts = timeouts(&said.timeouts, faults);
     let pool = pool(&said.pool, faults);
     let ca_pem = said
         .tls
         .get()
-        .and_then(|tls| pem(&tls.ca, "CERTIFICATE-----", "certificate", around, faults))
+        .and_then(|tls| pem(&tls.ca, "CERTIFICATE-----", "certificate", file.around, faults))
         .and_then(|(_, text)| text);
     let max_in_flight = count(&said.max_in_flight, "max_in_flight", 1..=1_000_000, 1000, faults);
+    let weight = number(&said.weight, "weight", 0.0..=1000.0, 1.0, faults);
+    let probe = probe(&said.probe, faults);
+    let window = count(&said.context_window, "context_window", 1..=1_000_000_000, 1, faults);
+    let health = health::health(&said.health, file.health, file.priced, faults);
     Some(used::Upstream {
         name: said.name.get()?.0.clone(),
         base_url: base_url?,
@@ -73,6 +82,12 @@ fn one(
         pool,
         ca_pem,
         max_in_flight,
+        weight,
+        probe,
+        local: said.local.get().is_some_and(|&Flag(local)| local),
+        context_window: said.context_window.get().map(|_| window),
+        capabilities: capabilities(&said.capabilities),
+        health,
     })
 }
 
@@ -148,16 +163,44 @@ fn pool(said: &Said<upstream::Pool>, faults: &mut Collector) -> used::Pool {
     }
 }
 
+/// `None` where probes are switched off.
+fn probe(said: &Said<upstream::Probe>, faults: &mut Collector) -> Option<used::Probe> {
+    let unsaid = upstream::Probe::default();
+    let said = said.get().unwrap_or(&unsaid);
+    let default = used::Probe::default();
+    let interval = time(&said.interval, "interval", default.interval, faults);
+    let timeout = time(&said.timeout, "timeout", default.timeout, faults);
+    let path = match said.path.at() {
+        None => default.path,
+        Some((Text(path), _)) if path == "none" => return None,
+        Some((Text(path), place)) => {
+            if !path.starts_with('/') {
+                faults.fault(place, "a probe's path begins with `/`; `none` switches probes off");
+            } else if path.contains('#') || path.parse::<PathAndQuery>().is_err() {
+                faults.fault(place, "no request can ask for this path: it has no spaces and no `#`");
+            }
+            path.clone()
+        }
+    };
+    Some(used::Probe { interval, timeout, path })
+}
+
+fn capabilities(said: &Said<Vec<Item<Capability>>>) -> used::Capabilities {
+    let Some(items) = said.get() else { return used::Capabilities::default() };
+    let has = |what| items.iter().any(|item| item.value == what);
+    used::Capabilities {
+        tools: has(Capability::Tools),
+        json_schema: has(Capability::JsonSchema),
+        vision: has(Capability::Vision),
+        prefill: has(Capability::Prefill),
+    }
+}
+
 fn refuse_unbuilt(said: &upstream::Upstream, faults: &mut Collector) {
     if let (Some(&api), Some(place)) = (said.api.get(), said.api.key())
         && api != Api::OpenAi
     {
         refuse(place, &format!("api: {}", api.word()), faults);
-    }
-    if number(&said.weight, "weight", 0.0..=1000.0, 1.0, faults) != 1.0
-        && let Some((Number(_), place)) = said.weight.at()
-    {
-        refuse(place, "weight", faults);
     }
     if let Some(tls) = said.tls.get() {
         unbuilt(&tls.pins, "tls.pins", faults);
@@ -172,25 +215,5 @@ fn refuse_unbuilt(said: &upstream::Upstream, faults: &mut Collector) {
             }
         }
     }
-    if let Some(probe) = said.probe.get() {
-        time(&probe.interval, "interval", Duration::ZERO, faults);
-        time(&probe.timeout, "timeout", Duration::ZERO, faults);
-        let off = probe.path.get().is_some_and(|Text(path)| path == "none");
-        if let Some((Text(path), place)) = probe.path.at()
-            && !off
-            && !path.starts_with('/')
-        {
-            faults.fault(place, "a probe's path begins with `/`; `none` switches probes off");
-        }
-        if !off && let Some(place) = said.probe.key() {
-            let text = "`probe` is not built yet in this version: remove it, or write {path: none}";
-            faults.fault(place, text);
-        }
-    }
     unbuilt(&said.endpoints, "endpoints", faults);
-    only_false(&said.local, "local", faults);
-    count(&said.context_window, "context_window", 1..=1_000_000_000, 0, faults);
-    unbuilt(&said.context_window, "context_window", faults);
-    unbuilt(&said.capabilities, "capabilities", faults);
-    health::refuse(&said.health, faults);
 }

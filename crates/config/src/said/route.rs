@@ -15,7 +15,7 @@ said! {
         fallback: Vec<Item<Fallback>>,
         /// Answers kept; absent: no caching.
         cache: Cache,
-        /// Whether requests may be mirrored to a recovering path.
+        /// Whether requests may be mirrored to a recovering path. Default true.
         shadow: Flag,
         /// A waiting stream gets its headers after this long; 0s: not before the first content.
         early_commit: Time,

@@ -18,7 +18,7 @@ said! {
         keys: Vec<Item<Secret>>,
         /// Ways out, tried in this order. Default `[direct]`.
         egress: Vec<Item<Text>>,
-        /// Share of traffic among equals. Default 1.
+        /// Share of traffic among equals, 0 to 1000; 0: only used when nothing else is. Default 1.
         weight: Number,
         /// Limits of time.
         timeouts: Timeouts,
@@ -32,7 +32,7 @@ said! {
         max_in_flight: Count,
         /// What it serves; absent: everything.
         endpoints: Vec<Item<Endpoint>>,
-        /// A model of ours: `max_in_flight` are its slots.
+        /// A model of ours: `max_in_flight` are its slots. Default false.
         local: Flag,
         /// Largest prompt and answer together, tokens.
         context_window: Count,

@@ -77,6 +77,9 @@ impl Accepted {
             if let Some(path) = &settle.path {
                 headers.insert("x-tidegate-path", path.header.clone());
             }
+            if settle.fell_back {
+                headers.insert("x-tidegate-fallback", HeaderValue::from_static("true"));
+            }
         }
         match response.body_mut() {
             // Settled when the body ends or is dropped.

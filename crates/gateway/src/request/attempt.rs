@@ -2,11 +2,16 @@
 //! or the same after a wait, while the plan allows it. Gives an answer only when its first content is in hand,
 //! so that until then nothing has gone to the client and everything can still be tried elsewhere.
 //!
-//! Every attempt starts with fresh state. Not here: which path comes next (`tidegate_router::plan`), one
-//! attempt's bytes (`attempt::once`), what follows the first content (`relay`).
+//! Every attempt starts with fresh state. The paths of the route come first; when none of them can answer, the
+//! route's fallbacks in their order; when there is none, the path that failed longest ago, a few requests at once.
+//! Not here: which path comes next (`tidegate_router::plan`), one attempt's bytes (`attempt::once`), what follows
+//! the first content (`relay`).
 
-mod once;
+mod leg;
+pub mod once;
 mod plain;
+mod refuse;
+mod stand_in;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -14,20 +19,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use tidegate_health::evidence::Detail;
+use tidegate_health::registry::Flight;
 use tidegate_router::outcome::{Class, Failure};
-use tidegate_router::plan::{Candidate, Caution, Next, Plan, Stop, Surroundings};
+use tidegate_router::plan::{Candidate, Stop};
 use tidegate_wire::answer::Usage;
 use tokio::time::Instant;
 
 use crate::answer::Held;
-use crate::error::{GatewayError, whole_seconds};
-use crate::gateway::{Gateway, Route};
+use crate::error::GatewayError;
 use crate::request::accept::Accepted;
 use crate::request::relay::Events;
 use crate::request::route::Call;
 use crate::upstream::exchange::AnswerBody;
 use crate::upstream::keys::Offer;
 use crate::upstream::{InFlight, Path};
+use leg::Leg;
 
 /// An answer whose first content is in hand.
 pub struct Answered {
@@ -43,6 +50,10 @@ pub struct Answered {
     pub deadline: Instant,
     /// Longest wait between two pieces.
     pub idle: Duration,
+    /// What is left of the tightest limit the upstream speaks of, in 1/1000.
+    pub left: Option<u32>,
+    /// A stream's end is told to health through it.
+    pub flight: Option<Flight>,
 }
 
 /// The body of an answer.
@@ -64,6 +75,10 @@ pub struct Failed {
     pub answer: Option<Box<OwnWords>>,
     /// The client's own fault: its answer goes out at once, no other path is asked.
     pub clients_fault: bool,
+    /// More about it, for health.
+    pub about: Detail,
+    /// Given up on our side, because the path turned out frozen under others.
+    pub abandoned: bool,
     /// For the log.
     pub detail: String,
 }
@@ -85,12 +100,21 @@ impl Failed {
             failure: Failure { class, retry_after: None },
             answer: None,
             clients_fault: false,
+            about: Detail::Plain,
+            abandoned: false,
             detail: detail.into(),
         }
     }
-}
 
-impl Failed {
+    fn about(mut self, about: Detail) -> Self {
+        self.about = about;
+        self
+    }
+
+    fn abandoned() -> Self {
+        Self { abandoned: true, ..Self::new(Class::Timeout, "the path turned out frozen or cut off") }
+    }
+
     fn or_clients_fault(mut self) -> Result<Answered, Self> {
         match self.answer.take() {
             Some(words) if self.clients_fault => {
@@ -103,6 +127,8 @@ impl Failed {
                     length: None,
                     deadline: Instant::now(),
                     idle: Duration::ZERO,
+                    left: None,
+                    flight: None,
                 })
             }
             answer => Err(Self { answer, ..self }),
@@ -110,92 +136,71 @@ impl Failed {
     }
 }
 
+/// What one request has met so far.
+#[derive(Default)]
+pub struct Story {
+    /// The failure that says most to a client.
+    telling: Option<(Candidate, Failed)>,
+    /// The attempt before.
+    last: Option<Candidate>,
+    /// Some failure was the upstream's or the way's.
+    broken: bool,
+    /// Some failure was a limit of ours at an upstream.
+    limited: bool,
+}
+
 /// Tries until there is an answer or nothing more to try.
 pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, GatewayError> {
     let gateway = Arc::clone(&accepted.gateway);
     let route = gateway.routes.get(call.route).ok_or(GatewayError::Internal)?;
-    let parsed = &call.parsed;
-    let caution = Caution { pinned: parsed.pinned, client_repeats: parsed.client_repeats };
-    let mut plan = Plan::new(&route.candidates, route.rules, caution);
-    let mut around = Around {
-        gateway: &gateway,
-        route,
-        model: parsed.model.as_deref().unwrap_or_default(),
-        refused: Vec::new(),
-        barred: Vec::new(),
-        deadline: call.deadline,
+    let model = gateway.health.model(call.parsed.model.as_deref());
+    let now = Instant::now().into_std();
+    route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).request(now);
+    if gateway.health.wants_shadows() {
+        crate::health::shadow::mirror(&gateway, &call, model);
+    }
+    let mut story = Story::default();
+    let leg = Leg {
+        candidates: &route.candidates,
+        rules: route.rules,
+        model,
+        choose: Some(stand_in::is_alive(&gateway, route, &call)),
     };
-    route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).request(Instant::now().into_std());
-    let mut next = plan.first(&mut around);
-    let mut last: Option<Candidate> = None;
-    let mut telling: Option<(Candidate, Failed)> = None;
-    loop {
-        let (candidate, wait) = match next {
-            Next::Try { candidate, after } => (candidate, after),
-            Next::Stop(stop) => return give_up(accepted, &around, stop, telling),
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
+    let mut too_long = None;
+    let stop = match leg.run(accepted, &gateway, route, &call, &mut story).await? {
+        Ok(answered) if !stand_in::wants_larger(route, &answered) => return Ok(answered),
+        Ok(answered) => {
+            too_long = Some(answered);
+            Stop::NothingUsable
         }
-        let path = gateway.paths.get(candidate.path).ok_or(GatewayError::Internal)?;
-        if let Some(from) = last.filter(|from| *from != candidate)
-            && let Some(from) = gateway.paths.get(from.path)
-        {
-            crate::metrics::failover(&route.config.name, &from.name, &path.name);
-        }
-        let started = Instant::now();
-        let refused: Vec<usize> = around.refused_of(candidate.upstream).collect();
-        let key = match path.upstream.keys.offer(around.model, &refused, started) {
-            Offer::Key(index) => index,
-            Offer::Resting(_) => {
-                // Another request put the last key to rest since the plan looked.
-                let failed = Failed::new(Class::RateLimited, "every key rests");
-                next = plan.after(candidate, failed.failure, &mut around);
-                last = Some(candidate);
-                more_telling(&mut telling, candidate, failed);
-                continue;
-            }
-        };
-        accepted.note(|settle| settle.attempts += 1);
-        let result = once::once(&call, path, key).await;
-        let result = result.or_else(Failed::or_clients_fault);
-        let took = started.elapsed();
-        let repeat = last.is_some();
-        accepted.note(|settle| settle.upstream_wait += took);
-        match result {
-            Ok(answered) => {
-                path.upstream.note(None);
-                if !matches!(answered.body, Body::Events(..)) {
-                    // A stream is counted when it has ended.
-                    path.metrics.attempt(None);
-                }
-                path.upstream.keys.worked(key);
-                if repeat {
-                    crate::metrics::retry(&route.config.name, true);
-                }
-                answer_begins(accepted, &call, path, &answered);
+        Err(stop) => stop,
+    };
+    let shut = !route.candidates.iter().any(|c| gateway.health.admits(c.path, model));
+    let why = stand_in::Why {
+        unavailable: too_long.is_none() && (story.broken || route.candidates.iter().any(|c| !gateway.health.admits(c.path, model))),
+        too_long: too_long.is_some(),
+        limited: story.limited || matches!(stop, Stop::Cooling(_)),
+    };
+    if stop != Stop::Pinned
+        && let Some(answered) = stand_in::answer(accepted, &gateway, route, &call, why, &mut story).await?
+    {
+        return Ok(answered);
+    }
+    if let Some(answered) = too_long {
+        return Ok(answered);
+    }
+    if shut && stop == Stop::NothingUsable && story.last.is_none() {
+        let paths = route.candidates.iter().map(|c| c.path);
+        if let Some(place) = gateway.health.trickle(paths, model, now) {
+            let only: Vec<Candidate> = route.candidates.iter().copied().filter(|c| c.path == place.path).collect();
+            let rules = tidegate_router::plan::Rules { attempts: 1, ..route.rules };
+            let leg = Leg { candidates: &only, rules, model, choose: None };
+            if let Ok(answered) = leg.run(accepted, &gateway, route, &call, &mut story).await? {
                 return Ok(answered);
-            }
-            Err(failed) => {
-                let class = failed.failure.class;
-                let clients_own_limit = call.deadline_is_clients && Instant::now() >= call.deadline;
-                if clients_own_limit && class == Class::Timeout {
-                    return Err(GatewayError::Deadline);
-                }
-                tracing::debug!(path = %path.name, class = class.error_type(), cause = %failed.detail, "attempt failed");
-                path.upstream.note(Some(class));
-                path.metrics.attempt(Some(class));
-                if repeat {
-                    crate::metrics::retry(&route.config.name, false);
-                }
-                accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
-                around.learn(candidate, key, path, &failed.failure);
-                next = plan.after(candidate, failed.failure, &mut around);
-                last = Some(candidate);
-                more_telling(&mut telling, candidate, failed);
             }
         }
     }
+    refuse::give_up(accepted, &gateway, route, model, stop, story)
 }
 
 /// Keeps the failure that says most to a client: that a limit will pass rather than any other, the last of
@@ -220,7 +225,7 @@ pub async fn lone(call: &Call, path: &Arc<Path>) -> Result<Body, Class> {
         let Offer::Key(key) = path.upstream.keys.offer(model, &refused, now) else {
             return Err(if refused.is_empty() { Class::RateLimited } else { Class::Auth });
         };
-        match once::once(call, path, key).await {
+        match once::once(call, path, key, path.upstream.config.timeouts.first_byte).await {
             Ok(answered) if answered.status.is_success() => {
                 path.metrics.attempt(None);
                 return Ok(answered.body);
@@ -252,142 +257,3 @@ fn answer_begins(accepted: &mut Accepted, call: &Call, path: &Arc<Path>, answere
     });
 }
 
-/// What is said when nothing answered: an upstream's own words where they are the client's business, else the
-/// cause.
-fn give_up(
-    accepted: &mut Accepted,
-    around: &Around<'_>,
-    stop: Stop,
-    telling: Option<(Candidate, Failed)>,
-) -> Result<Answered, GatewayError> {
-    let Some((candidate, failed)) = telling else {
-        return Err(match stop {
-            Stop::Cooling(wait) => GatewayError::RateLimited(wait),
-            Stop::NothingUsable | Stop::AttemptsSpent | Stop::BudgetSpent | Stop::Pinned => {
-                GatewayError::Upstream(Class::Auth)
-            }
-        });
-    };
-    tracing::warn!(
-        request_id = accepted.settle.as_ref().and_then(|s| s.request_id.to_str().ok()).unwrap_or_default(),
-        route = %around.route.config.name,
-        path = around.gateway.paths.get(candidate.path).map(|p| p.name.as_str()).unwrap_or_default(),
-        stop = stop.word(),
-        cause = %failed.detail,
-        "no upstream answered"
-    );
-    // What we refuse to repeat for its load an SDK should not repeat for us.
-    accepted.no_retry |= stop == Stop::BudgetSpent;
-    let class = failed.failure.class;
-    let Some(words) = failed.answer else {
-        return Err(match (class, stop) {
-            (Class::RateLimited, Stop::Cooling(wait)) => GatewayError::RateLimited(wait),
-            _ => GatewayError::Upstream(class),
-        });
-    };
-    let OwnWords { status, mut headers, body } = *words;
-    if status == StatusCode::TOO_MANY_REQUESTS && !headers.contains_key(http::header::RETRY_AFTER) {
-        let wait = match stop {
-            Stop::Cooling(wait) => wait,
-            _ => failed.failure.retry_after.unwrap_or_default(),
-        };
-        headers.insert(http::header::RETRY_AFTER, whole_seconds(wait));
-    }
-    if class == Class::Quota {
-        headers.insert("x-should-retry", http::HeaderValue::from_static("false"));
-    }
-    let path = around.gateway.paths.get(candidate.path).cloned();
-    let end = if class == Class::ModelNotFound || failed.clients_fault {
-        crate::request::settle::End::ClientError
-    } else {
-        let error = GatewayError::Upstream(class);
-        crate::request::settle::End::Refused { status: error.request_status(), code: error.kind_and_code().1 }
-    };
-    accepted.note(|settle| {
-        settle.path = path;
-        settle.end = end;
-    });
-    let whole = Body::Whole(body, None);
-    Ok(Answered {
-        status,
-        headers,
-        body: whole,
-        length: None,
-        deadline: Instant::now(),
-        idle: Duration::ZERO,
-    })
-}
-
-/// What one request knows of the paths around it.
-struct Around<'a> {
-    gateway: &'a Gateway,
-    route: &'a Route,
-    model: &'a str,
-    /// Upstream and key pairs that were refused for this request.
-    refused: Vec<(usize, usize)>,
-    /// Upstreams that cannot take this request at all.
-    barred: Vec<usize>,
-    deadline: Instant,
-}
-
-impl Around<'_> {
-    fn refused_of(&self, upstream: usize) -> impl Iterator<Item = usize> {
-        self.refused.iter().filter(move |(u, _)| *u == upstream).map(|(_, key)| *key)
-    }
-
-    fn learn(&mut self, candidate: Candidate, key: usize, path: &Path, failure: &Failure) {
-        let class = failure.class;
-        if class.of_the_key() {
-            let now = Instant::now();
-            let begins =
-                path.upstream.keys.rest(key, self.model, class, failure.retry_after, fastrand::f64(), now);
-            if class != Class::RateLimited {
-                self.refused.push((candidate.upstream, key));
-            }
-            if let Some(wait) = begins {
-                tracing::warn!(
-                    upstream = %path.upstream.config.name,
-                    key = key + 1,
-                    reason = class.error_type(),
-                    rest_s = wait.as_secs(),
-                    "a key rests"
-                );
-            }
-        } else if class == Class::ModelNotFound {
-            self.barred.push(candidate.upstream);
-        }
-    }
-}
-
-impl Surroundings for Around<'_> {
-    fn ready_in(&self, candidate: Candidate) -> Option<Duration> {
-        if self.barred.contains(&candidate.upstream) {
-            return None;
-        }
-        let path = self.gateway.paths.get(candidate.path)?;
-        let keys = &path.upstream.keys;
-        if self.refused.is_empty() {
-            return keys.ready_in(self.model, &[], Instant::now());
-        }
-        let refused: Vec<usize> = self.refused_of(candidate.upstream).collect();
-        keys.ready_in(self.model, &refused, Instant::now())
-    }
-
-    fn in_trouble(&self, upstream: usize) -> bool {
-        let candidate = self.route.candidates.iter().find(|c| c.upstream == upstream);
-        candidate.and_then(|c| self.gateway.paths.get(c.path)).is_some_and(|p| p.upstream.in_trouble())
-    }
-
-    fn spend(&mut self) -> bool {
-        let mut budget = self.route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        budget.spend(Instant::now().into_std())
-    }
-
-    fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    fn random(&mut self) -> f64 {
-        fastrand::f64()
-    }
-}

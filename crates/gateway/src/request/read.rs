@@ -19,7 +19,7 @@ use crate::request::body;
 const HEADERS_MAX: usize = 32 * 1024;
 
 /// A request that is understood.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Parsed {
     /// Who asks.
     pub client: Option<usize>,
@@ -43,6 +43,10 @@ pub struct Parsed {
     pub client_repeats: bool,
     /// The client's own deadline.
     pub timeout: Option<Duration>,
+    /// The client wants an error rather than a stand-in's answer.
+    pub no_fallback: bool,
+    /// No copy of it may be made.
+    pub private: bool,
 }
 
 /// What is asked for.
@@ -92,6 +96,11 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
     };
     let client_repeats =
         head.headers.get("x-stainless-retry-count").is_some_and(|v| v.as_bytes().trim_ascii() != b"0");
+    let off = |name: &str| {
+        head.headers.get(name).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"off"))
+    };
+    let no_fallback = off("x-tidegate-fallback");
+    let private = off("x-tidegate-shadow") || no_store(&head.headers);
     let target = target(&head.method, head.uri.path(), head.uri.query())?;
     let method = head.method.clone();
     let mut forward = std::mem::take(&mut head.headers);
@@ -114,6 +123,8 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         pinned: false,
         client_repeats,
         timeout,
+        no_fallback,
+        private,
         target,
     };
     if let Target::Upstream { rest, dialect, model, shaped } = &mut parsed.target {
@@ -169,6 +180,12 @@ fn is_repeatable(rest: &str) -> bool {
         "/classify",
     ];
     COMPUTE.iter().any(|prefix| rest.starts_with(prefix))
+}
+
+/// `cache-control: no-store`: the client wants nothing of this kept anywhere.
+fn no_store(headers: &HeaderMap) -> bool {
+    let directives = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    directives.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("no-store"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

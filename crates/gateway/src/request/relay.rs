@@ -26,10 +26,11 @@ use crate::request::accept::Accepted;
 use crate::request::attempt::{Answered, Body};
 use crate::request::settle::{End, Settle};
 use crate::upstream::InFlight;
+use tidegate_health::registry::Flight;
 
 /// Turns an answer in hand into a response.
 pub fn relay(accepted: &mut Accepted, answered: Answered) -> Response<Answer> {
-    let Answered { status, headers, body, length, deadline, idle } = answered;
+    let Answered { status, headers, body, length, deadline, idle, flight, .. } = answered;
     let gateway = &accepted.gateway;
     let watch = Watch::begin(gateway.drain.cut.clone(), idle, deadline);
     let body = match body {
@@ -46,6 +47,7 @@ pub fn relay(accepted: &mut Accepted, answered: Answered) -> Response<Answer> {
                 settle: None,
                 active: gateway.metrics.streams.clone(),
                 counted: false,
+                flight,
                 _place: place,
             }))
         }
@@ -72,6 +74,8 @@ pub struct Relay {
     active: metrics::Gauge,
     /// In `upstream_requests_total`.
     counted: bool,
+    /// Tells health how the stream ended; dropped where that is the client's doing.
+    flight: Option<Flight>,
     _place: InFlight,
 }
 
@@ -106,6 +110,7 @@ impl Relay {
                 }
                 if peek.error.is_some() && !peek.terminal {
                     self.count(Some(Class::BadResponse));
+                    self.told(true);
                     self.finish(End::Interrupted("upstream_error_event"));
                 }
                 Poll::Ready(Some(raw))
@@ -154,6 +159,7 @@ impl Relay {
 
     fn interrupt(&mut self, message: &str) -> Option<Bytes> {
         self.count(Some(Class::Cut));
+        self.told(true);
         self.break_off(message, "stream_interrupted")
     }
 
@@ -175,10 +181,14 @@ impl Relay {
         if !std::mem::replace(&mut self.counted, true)
             && let Some(path) = self.settle.as_ref().and_then(|s| s.path.as_ref())
         {
-            if failure.is_some() {
-                path.upstream.note(failure);
-            }
             path.metrics.attempt(failure);
+        }
+    }
+
+    /// Tells health, once, what it may know of the end.
+    fn told(&mut self, cut: bool) {
+        if let Some(flight) = self.flight.take() {
+            flight.end(cut, tokio::time::Instant::now().into_std());
         }
     }
 
@@ -186,6 +196,9 @@ impl Relay {
         self.events = None;
         // What was not counted as a failure by now went well, up to the end or to where the client left.
         self.count(None);
+        if end == End::Success {
+            self.told(false);
+        }
         if let Some(mut settle) = self.settle.take() {
             settle.end = end;
         }

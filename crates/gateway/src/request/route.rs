@@ -16,6 +16,7 @@ pub enum Routed {
 }
 
 /// A request that an upstream should answer.
+#[derive(Debug, Clone)]
 pub struct Call {
     /// What is sent.
     pub parsed: Parsed,
@@ -54,7 +55,7 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
     let allowed = if parsed.stream { route.stream_total } else { route.total };
     let deadline_is_clients = parsed.timeout.is_some_and(|t| t < allowed);
     let deadline = start + parsed.timeout.map_or(allowed, |t| t.min(allowed));
-    let alternatives = route.candidates.len() > 1;
+    let alternatives = route.candidates.len() > 1 || !route.fallback.is_empty();
     accepted.note(|settle| settle.route = Some(index));
     Ok(Routed::Call(Call { parsed, route: index, deadline, deadline_is_clients, alternatives }))
 }

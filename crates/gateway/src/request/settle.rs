@@ -64,6 +64,8 @@ pub struct Settle {
     pub attempts: u32,
     /// Attempts that failed, in order.
     pub failures: Vec<(Arc<Path>, Class)>,
+    /// A fallback answered.
+    pub fell_back: bool,
     /// Events were asked for.
     pub streamed: bool,
     /// From start to the first content.
@@ -97,6 +99,7 @@ impl Settle {
             path: None,
             attempts: 0,
             failures: Vec::new(),
+            fell_back: false,
             streamed: false,
             first_content: None,
             upstream_wait: Duration::ZERO,
@@ -165,6 +168,9 @@ impl Settle {
                 .map(|(path, class)| format!("{} {}", path.name, class.error_type()))
                 .collect();
             line.text("failed", &failures.join(", "));
+        }
+        if self.fell_back {
+            line.flag("fallback", true);
         }
         line.flag("stream", self.streamed);
         line.millis("duration_ms", took);

@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tidegate_config::used::{BaseUrl, Http2, Way};
+use tidegate_health::evidence::Detail;
 use tidegate_router::outcome::Class;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -23,6 +24,10 @@ use super::dns::Resolver;
 use super::proxy::{self, ProxyError};
 use super::socket;
 
+/// No phase may use up the whole of `connect`: of the default 5 s these are 2 s, 4 s and 3 s.
+const TCP_PART: f64 = 0.4;
+const PROXY_PART: f64 = 0.8;
+const TLS_PART: f64 = 0.6;
 /// Linux: the process, or the whole system, has too many files open.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
@@ -92,6 +97,21 @@ impl ConnectError {
             Self::Tls(_) | Self::Timeout { phase: Phase::Tls, .. } => Class::Tls,
         }
     }
+
+    /// What of it is certain enough to act on at once.
+    pub fn about(&self) -> Detail {
+        match self {
+            Self::Proxy(ProxyError::Login) => Detail::ProxyLogin,
+            Self::Tls(error) => {
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                match inner {
+                    Some(rustls::Error::InvalidCertificate(_)) => Detail::Certificate,
+                    _ => Detail::Plain,
+                }
+            }
+            _ => Detail::Plain,
+        }
+    }
 }
 
 /// How one path connects.
@@ -136,43 +156,62 @@ impl Connector {
     /// Connects within `limit`. Cancel-safe: dropping closes what was begun.
     pub async fn connect(&self, limit: Duration) -> Result<Connected, ConnectError> {
         let mut phase = Phase::Dns;
-        match tokio::time::timeout(limit, self.phases(&mut phase)).await {
+        match tokio::time::timeout(limit, self.phases(&mut phase, limit)).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Timeout { phase, limit }),
         }
     }
 
-    async fn phases(&self, phase: &mut Phase) -> Result<Connected, ConnectError> {
-        let tcp = match &self.way {
-            Way::Direct => {
-                let addresses = self.dns.resolve(&self.host, self.port).await.map_err(ConnectError::Dns)?;
-                *phase = Phase::Tcp;
-                socket::connect(&addresses).await.map_err(ConnectError::Tcp)?
-            }
-            Way::Connect(proxy) | Way::Socks5h(proxy) => {
-                let addresses = self.dns.resolve(&proxy.host, proxy.port).await.map_err(ConnectError::Dns)?;
-                *phase = Phase::Proxy;
-                let mut tcp = socket::connect(&addresses).await.map_err(ProxyError::Io)?;
-                let login = proxy.login.as_ref();
-                if matches!(self.way, Way::Connect(_)) {
-                    proxy::http_connect(&mut tcp, &self.host, self.port, login).await?;
-                } else {
-                    proxy::socks5h(&mut tcp, &self.host, self.port, login).await?;
-                }
-                tcp
-            }
-        };
+    /// Only as far as the upstream's address, through the proxy where there is one; the connection is closed.
+    pub async fn reach(&self, limit: Duration) -> Result<(), ConnectError> {
+        let mut phase = Phase::Dns;
+        match tokio::time::timeout(limit, self.tcp(&mut phase, limit)).await {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(ConnectError::Timeout { phase, limit }),
+        }
+    }
+
+    async fn phases(&self, phase: &mut Phase, limit: Duration) -> Result<Connected, ConnectError> {
+        let tcp = self.tcp(phase, limit).await?;
         let Some((tls, name)) = &self.tls else {
             return Ok(Connected { io: Io::Plain(tcp), h2: self.http2 == Http2::Only });
         };
         *phase = Phase::Tls;
-        let stream = TlsConnector::from(Arc::clone(tls))
-            .connect(name.clone(), tcp)
-            .await
-            .map_err(ConnectError::Tls)?;
+        let stream = TlsConnector::from(Arc::clone(tls)).connect(name.clone(), tcp);
+        let stream = within(Phase::Tls, limit.mul_f64(TLS_PART), stream).await?.map_err(ConnectError::Tls)?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Connected { io: Io::Tls(Box::new(stream)), h2 })
     }
+
+    async fn tcp(&self, phase: &mut Phase, limit: Duration) -> Result<TcpStream, ConnectError> {
+        match &self.way {
+            Way::Direct => {
+                let addresses = self.dns.resolve(&self.host, self.port).await.map_err(ConnectError::Dns)?;
+                *phase = Phase::Tcp;
+                let tcp = socket::connect(&addresses);
+                within(Phase::Tcp, limit.mul_f64(TCP_PART), tcp).await?.map_err(ConnectError::Tcp)
+            }
+            Way::Connect(proxy) | Way::Socks5h(proxy) => {
+                let addresses = self.dns.resolve(&proxy.host, proxy.port).await.map_err(ConnectError::Dns)?;
+                *phase = Phase::Proxy;
+                let handshake = async {
+                    let mut tcp = socket::connect(&addresses).await.map_err(ProxyError::Io)?;
+                    let login = proxy.login.as_ref();
+                    if matches!(self.way, Way::Connect(_)) {
+                        proxy::http_connect(&mut tcp, &self.host, self.port, login).await?;
+                    } else {
+                        proxy::socks5h(&mut tcp, &self.host, self.port, login).await?;
+                    }
+                    Ok::<_, ProxyError>(tcp)
+                };
+                Ok(within(Phase::Proxy, limit.mul_f64(PROXY_PART), handshake).await??)
+            }
+        }
+    }
+}
+
+async fn within<T>(phase: Phase, limit: Duration, step: impl Future<Output = T>) -> Result<T, ConnectError> {
+    tokio::time::timeout(limit, step).await.map_err(|_| ConnectError::Timeout { phase, limit })
 }
 
 /// Plain or TLS, without a virtual call per read.

@@ -6,7 +6,7 @@
 //! An upstream without keys has one that adds nothing to a request and rests like any other.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ const MODELS_MAX: usize = 100;
 pub struct KeyRing {
     keys: Vec<Key>,
     turn: AtomicUsize,
+    /// Some key has been put to rest since all were last found awake; else none of their locks is taken.
+    restless: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -71,12 +73,15 @@ impl KeyRing {
         if keys.is_empty() {
             keys.push(Key { header: None, rests: Mutex::default() });
         }
-        Ok(Self { keys, turn: AtomicUsize::new(0) })
+        Ok(Self { keys, turn: AtomicUsize::new(0), restless: AtomicBool::new(false) })
     }
 
     /// Which key may be used for `model` now; not one of `refused`, which the upstream refused for this very
     /// request.
     pub fn offer(&self, model: &str, refused: &[usize], now: Instant) -> Offer {
+        if refused.is_empty() && !self.restless.load(Ordering::Acquire) {
+            return Offer::Key(self.turn.fetch_add(1, Ordering::Relaxed) % self.keys.len().max(1));
+        }
         let start = self.turn.load(Ordering::Relaxed);
         let mut soonest = Duration::MAX;
         let mut least_refused: Option<(Instant, usize)> = None;
@@ -107,6 +112,9 @@ impl KeyRing {
     /// How long until some key may be tried; zero: now, `None`: all were refused for this request. Where only keys
     /// are left that the upstream has refused lately it is `LAST_RESORT`, so that any other path comes first.
     pub fn ready_in(&self, model: &str, refused: &[usize], now: Instant) -> Option<Duration> {
+        if refused.is_empty() && !self.restless.load(Ordering::Acquire) {
+            return Some(Duration::ZERO);
+        }
         self.keys
             .iter()
             .enumerate()
@@ -126,6 +134,9 @@ impl KeyRing {
 
     /// The key answered well.
     pub fn worked(&self, index: usize) {
+        if !self.restless.load(Ordering::Acquire) {
+            return;
+        }
         let Some(key) = self.keys.get(index) else { return };
         let mut rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
         rests.refused_until = None;
@@ -144,7 +155,11 @@ impl KeyRing {
         jitter: f64,
         now: Instant,
     ) -> Option<Duration> {
+        if !class.of_the_key() {
+            return None;
+        }
         let mut rests = self.keys.get(index)?.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        self.restless.store(true, Ordering::Release);
         let rests = &mut *rests;
         let (until, wait) = match class {
             Class::Auth => (&mut rests.refused_until, REFUSED),
@@ -169,6 +184,19 @@ impl KeyRing {
         let begins = until.is_none_or(|held| held <= now);
         *until = Some(until.map_or(now + wait, |held| held.max(now + wait)));
         begins.then_some(wait)
+    }
+
+    /// Looks whether all keys are awake again; now and then, not per request.
+    pub fn look(&self, now: Instant) {
+        if !self.restless.load(Ordering::Acquire) {
+            return;
+        }
+        let mut locks = self.keys.iter().map(|key| key.rests.lock().unwrap_or_else(PoisonError::into_inner));
+        // All locks are held until the flag is down, so that no rest slips in between.
+        let held: Vec<_> = locks.by_ref().collect();
+        if held.iter().all(|rests| rests.is_over(now)) {
+            self.restless.store(false, Ordering::Release);
+        }
     }
 
     /// How many keys are there and how many of them rest, for the status page.
@@ -208,6 +236,16 @@ impl KeyRing {
 }
 
 impl Rests {
+    /// Nothing of the past matters any more.
+    fn is_over(&self, now: Instant) -> bool {
+        let past = |until: &Option<Instant>| until.is_none_or(|until| until <= now);
+        past(&self.refused_until)
+            && past(&self.whole_until)
+            && self.model_until.values().all(past)
+            && self.quota_in_a_row == 0
+            && self.limited_in_a_row == 0
+    }
+
     fn cooling(&self, model: &str, now: Instant) -> Duration {
         let left =
             |until: Option<Instant>| until.map_or(Duration::ZERO, |u| u.saturating_duration_since(now));

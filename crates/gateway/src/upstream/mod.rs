@@ -15,18 +15,14 @@ pub mod socket;
 pub mod tls;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
 use tidegate_config::used;
-use tidegate_router::outcome::Class;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::PathMetrics;
-
-/// This many failures in a row and an upstream counts as in trouble: repeats toward it are charged to the
-/// retry budget even when the request has not asked it yet.
-const TROUBLE: u32 = 5;
 
 /// One upstream at run time.
 #[derive(Debug)]
@@ -37,8 +33,8 @@ pub struct Upstream {
     pub host: HeaderValue,
     /// Its keys.
     pub keys: keys::KeyRing,
-    failures_in_a_row: AtomicU32,
-    in_flight: AtomicUsize,
+    slots: Arc<Semaphore>,
+    queued: AtomicUsize,
 }
 
 impl Upstream {
@@ -49,48 +45,49 @@ impl Upstream {
         })?;
         let keys = keys::KeyRing::new(&config.keys)
             .map_err(|n| format!("upstream `{}`: key {} cannot stand in a header", config.name, n + 1))?;
-        Ok(Self { host, keys, config, failures_in_a_row: AtomicU32::new(0), in_flight: AtomicUsize::new(0) })
+        let slots = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { host, keys, config, slots, queued: AtomicUsize::new(0) })
     }
 
-    /// Its last answers were all failures.
-    pub fn in_trouble(&self) -> bool {
-        self.failures_in_a_row.load(Ordering::Relaxed) >= TROUBLE
-    }
-
-    /// Takes note of an answer, `None` being a good one.
-    pub fn note(&self, failure: Option<Class>) {
-        match failure {
-            None => self.failures_in_a_row.store(0, Ordering::Relaxed),
-            Some(class) if class.blames_upstream() => {
-                self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
-            }
-            Some(_) => {}
+    /// A place among the requests this upstream may run at once; `None` when all are taken. For a model of ours as
+    /// many again may wait for one, since there is nothing else to go to. Cancel-safe.
+    pub async fn enter(&self) -> Option<InFlight> {
+        if let Ok(place) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Some(InFlight(place));
         }
-    }
-
-    /// A place among the requests this upstream may run at once; `None` when all are taken.
-    pub fn enter(self: &Arc<Self>) -> Option<InFlight> {
-        let max = self.config.max_in_flight;
-        self.in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
-            .ok()
-            .map(|_| InFlight(Arc::clone(self)))
+        if !self.config.local {
+            return None;
+        }
+        let _queued = Queued::join(&self.queued, self.config.max_in_flight)?;
+        Arc::clone(&self.slots).acquire_owned().await.ok().map(InFlight)
     }
 }
 
 /// A taken place; given back when dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Upstream>);
+pub struct InFlight(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-impl Drop for InFlight {
+/// A place in a bounded line.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl<'a> Queued<'a> {
+    fn join(line: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let joined = line.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
+        joined.ok().map(|_| Self(line))
+    }
+}
+
+impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// An upstream reached through one egress.
 #[derive(Debug)]
 pub struct Path {
+    /// Its number on this node.
+    pub index: usize,
     /// `openai@hk`
     pub name: String,
     /// The same for `x-tidegate-path`.
@@ -103,6 +100,9 @@ pub struct Path {
     pub metrics: PathMetrics,
     /// Attempts running.
     pub in_flight: AtomicUsize,
+    /// The same way with connections of its own, for probes and made-up requests: they must neither wait behind
+    /// users' requests nor leave connections to another thread's reactor. `None` on such a path itself.
+    pub aside: Option<Arc<Path>>,
 }
 
 impl Path {

@@ -28,7 +28,7 @@ const LINE_TIDY: usize = 256;
 #[derive(Debug)]
 pub struct Pool {
     /// How new ones are made.
-    pub connector: Connector,
+    pub connector: Arc<Connector>,
     max_idle: usize,
     max_connections: usize,
     /// Guards lists that are only pushed to and popped from.
@@ -71,7 +71,7 @@ pub struct Slot(Arc<Pool>);
 
 impl Pool {
     /// `max_connections` is at least 1.
-    pub fn new(connector: Connector, max_idle: usize, max_connections: usize) -> Self {
+    pub fn new(connector: Arc<Connector>, max_idle: usize, max_connections: usize) -> Self {
         Self { connector, max_idle, max_connections, state: Mutex::default() }
     }
 

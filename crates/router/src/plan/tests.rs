@@ -15,8 +15,8 @@ impl Surroundings for World {
     fn ready_in(&self, candidate: Candidate) -> Option<Duration> {
         self.ready[candidate.path]
     }
-    fn in_trouble(&self, upstream: usize) -> bool {
-        self.trouble.contains(&upstream)
+    fn in_trouble(&self, candidate: Candidate) -> bool {
+        self.trouble.contains(&candidate.upstream)
     }
     fn spend(&mut self) -> bool {
         let had = self.budget > 0;

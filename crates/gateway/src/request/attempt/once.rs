@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+use tidegate_health::evidence::Detail;
 use tidegate_router::outcome::{Class, class_of_status};
 use tidegate_wire::answer::Dialect;
 use tokio::time::{Instant, timeout_at};
@@ -35,13 +36,14 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A kept connection may turn out closed; so may the next one, if the server closes them all.
 const UNSEEN_MAX: u32 = 3;
 
-/// Runs the attempt. Dropping the future closes or resets what it opened.
-pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered, Failed> {
+/// Runs the attempt, waiting `first_byte` at most for the first content. Dropping the future closes or resets what it opened.
+pub async fn once(call: &Call, path: &Arc<Path>, key: usize, first_byte: Duration) -> Result<Answered, Failed> {
     let timeouts = path.upstream.config.timeouts;
-    let first_by = (Instant::now() + timeouts.first_byte).min(call.deadline);
-    let place = path
-        .upstream
-        .enter()
+    let first_by = (Instant::now() + first_byte).min(call.deadline);
+    let place = timeout_at(first_by, path.upstream.enter())
+        .await
+        .ok()
+        .flatten()
         .ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
     let _running = Running::begin(path);
     let mut stage = Stage::Waiting;
@@ -55,9 +57,10 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered,
         let pace = Pace { idle: timeouts.idle, first_by, deadline: call.deadline };
         let body = success(call, path, &parts.headers, body, place, &pace).await?;
         let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let left = left(&parts.headers);
         headers::toward_client(&mut parts.headers);
-        let deadline = call.deadline;
-        return Ok(Answered { status, headers: parts.headers, body, length, deadline, idle: timeouts.idle });
+        let (headers, deadline, idle) = (parts.headers, call.deadline, timeouts.idle);
+        return Ok(Answered { status, headers, body, length, deadline, idle, left, flight: None });
     }
     let by = (Instant::now() + ERROR_BODY_TIMEOUT).min(call.deadline);
     let text = read_up_to(body, ERROR_BODY_MAX, by).await;
@@ -91,6 +94,9 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered,
     match class {
         Some(class) => {
             let mut failed = Failed::new(class, format!("status {}", status.as_u16()));
+            if class == Class::BadResponse && media == Media::Html {
+                failed.about = Detail::Page;
+            }
             failed.failure.retry_after = hint;
             if verdict::is_clients_business(class, status) {
                 failed.answer = Some(Box::new(OwnWords { status, headers: parts.headers, body: text }));
@@ -106,9 +112,23 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize) -> Result<Answered,
                 body,
                 deadline: call.deadline,
                 idle: timeouts.idle,
+                left: None,
+                flight: None,
             })
         }
     }
+}
+
+/// What is left of the tighter of the upstream's limits, in 1/1000, where it says so.
+fn left(headers: &HeaderMap) -> Option<u32> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let part = |remaining: &str, limit: &str| {
+        let (remaining, limit) = (number(remaining)?, number(limit)?);
+        (limit > 0.0).then(|| (remaining / limit * 1000.0).clamp(0.0, 1000.0) as u32)
+    };
+    let requests = part("x-ratelimit-remaining-requests", "x-ratelimit-limit-requests");
+    let tokens = part("x-ratelimit-remaining-tokens", "x-ratelimit-limit-tokens");
+    requests.into_iter().chain(tokens).min()
 }
 
 /// How far an attempt has come: a request that was never sent may be tried elsewhere at no cost.
@@ -186,7 +206,7 @@ async fn head(
                     .connector
                     .connect(path.connect_timeout())
                     .await
-                    .map_err(|e| Failed::new(e.class(), e.to_string()))?;
+                    .map_err(|e| Failed::new(e.class(), e.to_string()).about(e.about()))?;
                 exchange::handshake(connected, slot, &path.pool)
                     .await
                     .map_err(|e| Failed::new(Class::Connect, format!("http handshake: {e}")))?
@@ -251,7 +271,7 @@ async fn success(
             first_content(events, place, pace).await
         }
         _ if !shaped => Ok(Body::Passage(Held::new(), body, place)),
-        Media::Html => Err(Failed::new(Class::BadResponse, "an HTML page instead of an API answer")),
+        Media::Html => Err(Failed::new(Class::BadResponse, "an HTML page instead of an API answer").about(Detail::Page)),
         Media::Json if call.parsed.stream && dialect != Dialect::Other => {
             // Some servers put their errors here, whatever was asked for; the error says whose fault it is.
             whole(dialect, body, headers, place, pace).await?;

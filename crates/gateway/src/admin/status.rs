@@ -1,0 +1,92 @@
+//! What `/api/status` says: this node, its paths and why they are as they are, its ways out, its routes.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::gateway::{Gateway, Route};
+use crate::health::{now, observe};
+
+/// All of it.
+pub fn of(gateway: &Gateway) -> Value {
+    let config = &gateway.config;
+    let egress = gateway.health.egress_status().into_iter().map(|egress| {
+        json!({
+            "name": egress.name,
+            "up": egress.up,
+            "latency_ms": egress.latency.map(millis),
+            "detail": egress.detail,
+        })
+    });
+    json!({
+        "node": {
+            "name": config.node.name,
+            "zone": config.node.zone,
+            "version": env!("CARGO_PKG_VERSION"),
+            "started_at": date(gateway.started),
+            "config_hash": config.hash,
+            "draining": gateway.drain.is_draining(),
+            "cut_off": gateway.health.is_cut_off(),
+        },
+        "store": {"kind": "embedded", "state": "up"},
+        "paths": (0..gateway.paths.len()).map(|index| path(gateway, index)).collect::<Vec<_>>(),
+        "egress": egress.collect::<Vec<_>>(),
+        "routes": gateway.routes.iter().map(|r| route(gateway, r)).collect::<Vec<_>>(),
+        "fleet": [],
+    })
+}
+
+/// One path.
+pub fn path(gateway: &Gateway, index: usize) -> Value {
+    let Some(path) = gateway.paths.get(index) else { return Value::Null };
+    let Some(status) = gateway.health.path_status(index, now()) else { return Value::Null };
+    let (open, idle) = path.pool.count();
+    let (keys, resting) = path.upstream.keys.count(Instant::now());
+    let wall = crate::clock::wall();
+    let models = status.models.iter().map(|model| {
+        json!({
+            "model": &*model.model,
+            "state": model.state.word(),
+            "share": model.share,
+            "reason": model.reason.map(|reason| reason.word()),
+        })
+    });
+    json!({
+        "name": path.name,
+        "state": status.state.word(),
+        "share": status.share,
+        "latency_ms": status.network.map(millis),
+        "ttft_ms": status.first.map(millis),
+        "in_flight": path.in_flight.load(Ordering::Relaxed),
+        "failures": status.failures,
+        "open_until": status.open_for.map(|wait| date(wall + wait)),
+        "since": date(wall.checked_sub(status.since).unwrap_or(wall)),
+        "reason": status.reason.map(|reason| reason.word()),
+        "models": models.collect::<Vec<_>>(),
+        "connections": {"open": open, "idle": idle},
+        "keys": {"total": keys, "resting": resting},
+    })
+}
+
+fn route(gateway: &Gateway, route: &Route) -> Value {
+    let names = |candidates: &[tidegate_router::plan::Candidate]| -> Vec<String> {
+        candidates.iter().filter_map(|c| gateway.paths.get(c.path)).map(|path| path.name.clone()).collect()
+    };
+    let fallback: Vec<String> = route.fallback.iter().flat_map(|fallback| names(&fallback.candidates)).collect();
+    json!({
+        "model": route.config.model.as_str(),
+        "paths": names(&route.candidates),
+        "fallback": fallback,
+        "fallback_active": observe::is_on_fallback(route, now()),
+    })
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+fn date(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
+}

@@ -1,0 +1,301 @@
+//! The tries over one set of paths: a route's own, or those of a fallback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_health::baseline::size_of;
+use tidegate_health::registry::{Ask, Chosen};
+use tidegate_router::outcome::{Class, Failure};
+use tidegate_router::plan::{Candidate, Caution, Next, Plan, Rules, Stop, Surroundings};
+use tokio::time::Instant;
+
+use super::{Answered, Body, Failed, Story, answer_begins, more_telling, once};
+use crate::error::GatewayError;
+use crate::gateway::{Gateway, Route};
+use crate::health::shadow::form_of;
+use crate::request::accept::Accepted;
+use crate::request::read::Target;
+use crate::request::route::Call;
+use crate::upstream::Path;
+use crate::upstream::keys::Offer;
+
+/// A stream's first content is waited for this many times as long as is usual.
+const USUAL_FACTOR: u32 = 4;
+/// But never less than this.
+const USUAL_LEAST: Duration = Duration::from_secs(10);
+
+/// Paths to try, and how.
+pub struct Leg<'a> {
+    /// In the order of the file.
+    pub candidates: &'a [Candidate],
+    /// How often.
+    pub rules: Rules,
+    /// Of the request as these paths get it, by number.
+    pub model: usize,
+    /// `Some`: the route's own paths, whose first one health chooses; whether a fallback is alive.
+    pub choose: Option<bool>,
+}
+
+impl Leg<'_> {
+    /// The first answer, or why there is none. An error ends the request at once.
+    pub async fn run(
+        &self,
+        accepted: &mut Accepted,
+        gateway: &Arc<Gateway>,
+        route: &Route,
+        call: &Call,
+        story: &mut Story,
+    ) -> Result<Result<Answered, Stop>, GatewayError> {
+        let parsed = &call.parsed;
+        let caution = Caution { pinned: parsed.pinned, client_repeats: parsed.client_repeats };
+        let mut plan = Plan::new(self.candidates, self.rules, caution);
+        let mut around = Around {
+            leg: self,
+            gateway,
+            route,
+            call,
+            model: parsed.model.as_deref().unwrap_or_default(),
+            refused: Vec::new(),
+            barred: Vec::new(),
+        };
+        if around.belongs_to_fallback() {
+            return Ok(Err(Stop::NothingUsable));
+        }
+        let mut next = plan.first(&mut around);
+        loop {
+            let (candidate, wait) = match next {
+                Next::Try { candidate, after } => (candidate, after),
+                Next::Stop(stop) => return Ok(Err(stop)),
+            };
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let path = gateway.paths.get(candidate.path).ok_or(GatewayError::Internal)?;
+            if let Some(from) = story.last.filter(|from| *from != candidate)
+                && let Some(from) = gateway.paths.get(from.path)
+            {
+                crate::metrics::failover(&route.config.name, &from.name, &path.name);
+            }
+            let repeat = story.last.replace(candidate).is_some();
+            let started = Instant::now();
+            let refused: Vec<usize> = around.refused_of(candidate.upstream).collect();
+            let key = match path.upstream.keys.offer(around.model, &refused, started) {
+                Offer::Key(index) => index,
+                Offer::Resting(_) => {
+                    // Another request put the last key to rest since the plan looked.
+                    let failed = Failed::new(Class::RateLimited, "every key rests");
+                    story.limited = true;
+                    next = plan.after(candidate, failed.failure, &mut around);
+                    more_telling(&mut story.telling, candidate, failed);
+                    continue;
+                }
+            };
+            accepted.note(|settle| settle.attempts += 1);
+            let unproven = gateway.health.is_ramping(path.index, self.model);
+            let result = self.once(gateway, call, path, key, started).await;
+            accepted.note(|settle| settle.upstream_wait += started.elapsed());
+            let failed = match result {
+                Ok(answered) => {
+                    if !matches!(answered.body, Body::Events(..)) {
+                        // A stream is counted when it has ended.
+                        path.metrics.attempt(None);
+                    }
+                    path.upstream.keys.worked(key);
+                    if repeat {
+                        crate::metrics::retry(&route.config.name, true);
+                    }
+                    answer_begins(accepted, call, path, &answered);
+                    return Ok(Ok(answered));
+                }
+                Err(failed) => failed,
+            };
+            let class = failed.failure.class;
+            if call.deadline_is_clients && Instant::now() >= call.deadline && class == Class::Timeout {
+                return Err(GatewayError::Deadline);
+            }
+            tracing::debug!(path = %path.name, class = class.error_type(), cause = %failed.detail, "attempt failed");
+            path.metrics.attempt(Some(class));
+            if repeat {
+                crate::metrics::retry(&route.config.name, false);
+            }
+            accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
+            around.learn(candidate, key, path, &failed.failure);
+            story.broken |= class.blames_upstream() || matches!(class, Class::Busy | Class::Auth);
+            story.limited |= matches!(class, Class::RateLimited | Class::Quota);
+            if failed.abandoned || (unproven && self.choose.is_some()) {
+                plan.forgive();
+            }
+            next = plan.after(candidate, failed.failure, &mut around);
+            more_telling(&mut story.telling, candidate, failed);
+        }
+    }
+
+    /// One attempt, which health hears of.
+    async fn once(
+        &self,
+        gateway: &Arc<Gateway>,
+        call: &Call,
+        path: &Arc<Path>,
+        key: usize,
+        started: Instant,
+    ) -> Result<Answered, Failed> {
+        let now = started.into_std();
+        let (kind, size) = (usize::from(call.parsed.stream), size_of(call.parsed.body.len()));
+        let mut first_byte = path.upstream.config.timeouts.first_byte;
+        if call.parsed.stream
+            && let Some(usual) = gateway.health.usual_first(path.index, self.model, kind, size, now)
+        {
+            first_byte = first_byte.min((usual * USUAL_FACTOR).max(USUAL_LEAST));
+        }
+        if let Target::Upstream { dialect, .. } = &call.parsed.target {
+            gateway.health.note_form(path.index, self.model, form_of(*dialect));
+        }
+        let mut flight = gateway.health.begin(path.index, self.model, kind, size, now);
+        let result = tokio::select! {
+            biased;
+            result = once::once(call, path, key, first_byte) => result,
+            () = flight.abandoned() => Err(Failed::abandoned()),
+        };
+        let result = result.or_else(Failed::or_clients_fault);
+        let now = Instant::now();
+        match result {
+            Ok(mut answered) => {
+                // A refusal of the client's own fault comes fast and says nothing of answers.
+                if answered.status.is_success() {
+                    flight.first(now.into_std());
+                    if let Some(left) = answered.left {
+                        gateway.health.remaining(path.index, self.model, left, now.into_std());
+                    }
+                    answered.flight = matches!(answered.body, Body::Events(..)).then_some(flight);
+                }
+                Ok(answered)
+            }
+            Err(failed) => {
+                let class = failed.failure.class;
+                let clients_own = call.deadline_is_clients && now >= call.deadline && class == Class::Timeout;
+                if !failed.abandoned && !clients_own {
+                    flight.failed(class, failed.about, now.into_std());
+                }
+                Err(failed)
+            }
+        }
+    }
+}
+
+/// What one request knows of the paths around it.
+struct Around<'a> {
+    leg: &'a Leg<'a>,
+    gateway: &'a Gateway,
+    route: &'a Route,
+    call: &'a Call,
+    model: &'a str,
+    /// Upstream and key pairs that were refused for this request.
+    refused: Vec<(usize, usize)>,
+    /// Upstreams that cannot take this request at all.
+    barred: Vec<usize>,
+}
+
+impl Around<'_> {
+    fn refused_of(&self, upstream: usize) -> impl Iterator<Item = usize> {
+        self.refused.iter().filter(move |(u, _)| *u == upstream).map(|(_, key)| *key)
+    }
+
+    fn ask<F: Fn(usize) -> bool>(&self, fallback: bool, ready: F) -> Ask<F> {
+        Ask {
+            model: self.leg.model,
+            kind: usize::from(self.call.parsed.stream),
+            random: fastrand::u64(..),
+            fallback,
+            movable: !self.call.parsed.pinned && (self.route.candidates.len() > 1 || fallback),
+            ready,
+        }
+    }
+
+    /// Only paths that are still proving themselves are left, and it is the fallback's turn.
+    fn belongs_to_fallback(&self) -> bool {
+        self.leg.choose == Some(true) && self.chosen(true) == Chosen::Fallback
+    }
+
+    fn chosen(&self, fallback: bool) -> Chosen {
+        let now = Instant::now();
+        let ready = |place: usize| {
+            let path = self.leg.candidates.get(place).and_then(|c| self.gateway.paths.get(c.path));
+            path.is_some_and(|path| path.upstream.keys.ready_in(self.model, &[], now) == Some(Duration::ZERO))
+        };
+        self.gateway.health.choose(self.call.route, &self.ask(fallback, ready), now.into_std())
+    }
+
+    fn learn(&mut self, candidate: Candidate, key: usize, path: &Path, failure: &Failure) {
+        let class = failure.class;
+        if class.of_the_key() {
+            let now = Instant::now();
+            let begins =
+                path.upstream.keys.rest(key, self.model, class, failure.retry_after, fastrand::f64(), now);
+            if class != Class::RateLimited {
+                self.refused.push((candidate.upstream, key));
+            }
+            if let Some(wait) = begins {
+                tracing::warn!(
+                    upstream = %path.upstream.config.name,
+                    key = key + 1,
+                    reason = class.error_type(),
+                    rest_s = wait.as_secs(),
+                    "a key rests"
+                );
+            }
+        } else if class == Class::ModelNotFound {
+            self.barred.push(candidate.upstream);
+        }
+    }
+}
+
+impl Surroundings for Around<'_> {
+    fn ready_in(&self, candidate: Candidate) -> Option<Duration> {
+        // What is tried as a last resort is tried although it is shut.
+        let trickles = self.leg.choose.is_none() && self.leg.candidates.len() == 1;
+        if self.barred.contains(&candidate.upstream)
+            || !(trickles || self.gateway.health.admits(candidate.path, self.leg.model))
+        {
+            return None;
+        }
+        let path = self.gateway.paths.get(candidate.path)?;
+        let keys = &path.upstream.keys;
+        if self.refused.is_empty() {
+            return keys.ready_in(self.model, &[], Instant::now());
+        }
+        let refused: Vec<usize> = self.refused_of(candidate.upstream).collect();
+        keys.ready_in(self.model, &refused, Instant::now())
+    }
+
+    fn pick(&mut self) -> Option<Candidate> {
+        self.leg.choose?;
+        match self.chosen(false) {
+            Chosen::Path(place) => self.leg.candidates.get(place).copied(),
+            Chosen::Fallback | Chosen::Nothing => None,
+        }
+    }
+
+    fn in_trouble(&self, candidate: Candidate) -> bool {
+        self.gateway.health.is_ramping(candidate.path, self.leg.model)
+    }
+
+    fn score(&self, candidate: Candidate) -> u32 {
+        self.gateway.health.score(candidate.path, self.leg.model, usize::from(self.call.parsed.stream))
+    }
+
+    fn spend(&mut self) -> bool {
+        if self.leg.choose.is_none() {
+            return true;
+        }
+        let mut budget = self.route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        budget.spend(Instant::now().into_std())
+    }
+
+    fn time_left(&self) -> Duration {
+        self.call.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn random(&mut self) -> f64 {
+        fastrand::f64()
+    }
+}

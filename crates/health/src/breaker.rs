@@ -1,0 +1,556 @@
+//! One breaker: whether a path, or a model of an upstream, may take traffic, and how it earns traffic back.
+//!
+//! A pure machine of (state, evidence, now): CLOSED (traffic flows), OPEN (none), SHADOWING (copies only), RAMPING
+//! (a rising share), DISABLED (an operator's). A trip is quick and the way back is slow: only verified passes
+//! lead to RAMPING, and only a whole ramp to CLOSED. Every transition begins a new generation, and results of an
+//! older one change nothing. Rules and their sources: `docs/failover.md`.
+//! Not here: which breaker an outcome speaks of (`evidence`), locks and atomics (`gate`), sending anything.
+
+mod recovery;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_config::used::Health;
+
+use crate::window::{Counts, Window};
+pub use recovery::{Claim, Verdict};
+use recovery::{Ramp, Recovery};
+
+/// Failures to reach an upstream are cheap and certain, so fewer are needed.
+const UNREACHED_IN_A_ROW: u32 = 3;
+/// A page instead of an answer, once, may be a slip of a proxy.
+const PAGES: u32 = 2;
+/// Share of streams broken off that is worse than an outage.
+const CUTS: f64 = 0.3;
+/// Failed probes in a row.
+const PROBES: u32 = 3;
+/// Rests double at most this often; the cap on their length is reached long before.
+const SETBACKS_MAX: u32 = 16;
+/// After a hold-down the ramp's steps are this many times longer.
+const STRICT: u32 = 3;
+
+/// Where traffic stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Traffic flows.
+    Closed,
+    /// None.
+    Open,
+    /// Only copies and made-up requests.
+    Shadowing,
+    /// A share that rises.
+    Ramping,
+    /// Taken out by an operator.
+    Disabled,
+}
+
+impl State {
+    /// The word of the interface.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Shadowing => "shadowing",
+            Self::Ramping => "ramping",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// All of them, best first.
+    pub const ALL: [Self; 5] = [Self::Closed, Self::Ramping, Self::Shadowing, Self::Open, Self::Disabled];
+}
+
+/// Why a state was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Failures in a row.
+    Consecutive,
+    /// Too large a share of failures.
+    Rate,
+    /// Too many streams broken off.
+    Cuts,
+    /// Too many slow answers.
+    Slow,
+    /// Requests wait and nothing answers.
+    Stalled,
+    /// Active probes failed.
+    Probe,
+    /// Pages instead of answers.
+    Page,
+    /// The certificate is not acceptable.
+    Certificate,
+    /// The egress is to blame.
+    Egress,
+    /// The upstream is to blame, over every egress.
+    Upstream,
+    /// The proxy refused our login.
+    ProxyLogin,
+    /// A mirrored or made-up request failed.
+    ShadowFailed,
+    /// Mirrored requests did not prove anything in their time.
+    ShadowUnproven,
+    /// Real requests failed during the ramp.
+    RampFailed,
+    /// The rest is over.
+    Rested,
+    /// Probes answer again.
+    ProbesPass,
+    /// Enough verified passes.
+    Proven,
+    /// The ramp was walked to its end.
+    Ramped,
+    /// An operator.
+    Operator,
+}
+
+impl Reason {
+    /// For logs, metrics and the status page.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive_failures",
+            Self::Rate => "failure_rate",
+            Self::Cuts => "cut_streams",
+            Self::Slow => "slow_calls",
+            Self::Stalled => "stalled",
+            Self::Probe => "probe",
+            Self::Page => "html",
+            Self::Certificate => "certificate",
+            Self::Egress => "egress",
+            Self::Upstream => "upstream",
+            Self::ProxyLogin => "proxy_login",
+            Self::ShadowFailed => "shadow_failed",
+            Self::ShadowUnproven => "shadow_unproven",
+            Self::RampFailed => "ramp_failed",
+            Self::Rested => "rested",
+            Self::ProbesPass => "probes_pass",
+            Self::Proven => "proven",
+            Self::Ramped => "ramped",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// What one attempt says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// The first content came.
+    Good {
+        /// Later than the operator's bound for slow calls.
+        slow: bool,
+        /// Far later than when all was well.
+        lagging: bool,
+        /// Later than a recovering path may be.
+        late: bool,
+    },
+    /// It failed.
+    Bad(Fault),
+}
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing was sent: no connection.
+    Unreached,
+    /// Sent, and no usable answer.
+    Broken,
+    /// A page came instead of an answer.
+    Page,
+    /// The certificate is bad.
+    Certificate,
+    /// The proxy refused our login.
+    ProxyLogin,
+}
+
+/// What a result was sent under, to be shown with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    /// Of the breaker.
+    pub generation: u32,
+}
+
+/// A change of state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+    /// Why.
+    pub reason: Reason,
+    /// The counts or times that decided.
+    pub evidence: String,
+}
+
+/// What surrounds a breaker when it decides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around {
+    /// Another path, or a fallback, could take the traffic.
+    pub others: bool,
+    /// Active probes run against it.
+    pub probed: bool,
+    /// What it leads to is known to work another way, so that one pass proves this way.
+    pub lenient: bool,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Breaker {
+    rules: Arc<Health>,
+    local: bool,
+    state: State,
+    forced: bool,
+    since: Instant,
+    reason: Option<Reason>,
+    generation: u32,
+    firsts: Window,
+    ends: Window,
+    in_a_row: u32,
+    unreached_in_a_row: u32,
+    pages: u32,
+    probes_failed: u32,
+    probes_passed: u32,
+    ever_probed: bool,
+    setbacks: u32,
+    calm_since: Instant,
+    trips: VecDeque<Instant>,
+    held: bool,
+    strict_until: Option<Instant>,
+    open_until: Instant,
+    recovery: Recovery,
+    ramp: Ramp,
+    seed: u64,
+}
+
+impl Breaker {
+    /// Closed. `local`: a model of ours, which recovers by made-up requests alone. `seed` is for jitter.
+    #[must_use]
+    pub fn new(rules: Arc<Health>, local: bool, seed: u64, now: Instant) -> Self {
+        let window = rules.breaker.window;
+        Self {
+            firsts: Window::new(window, now),
+            ends: Window::new(window * 2, now),
+            recovery: Recovery::new(now),
+            ramp: Ramp::new(now),
+            rules,
+            local,
+            state: State::Closed,
+            forced: false,
+            since: now,
+            reason: None,
+            generation: 0,
+            in_a_row: 0,
+            unreached_in_a_row: 0,
+            pages: 0,
+            probes_failed: 0,
+            probes_passed: 0,
+            ever_probed: false,
+            setbacks: 0,
+            calm_since: now,
+            trips: VecDeque::new(),
+            held: false,
+            strict_until: None,
+            open_until: now,
+            seed,
+        }
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Since when.
+    #[must_use]
+    pub const fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// What led to it; `None` from the start.
+    #[must_use]
+    pub const fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// Rises with every transition.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Share of its normal traffic, 0 to 1.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        match self.state {
+            State::Closed => 1.0,
+            State::Ramping => self.step_share(),
+            State::Open | State::Shadowing | State::Disabled => 0.0,
+        }
+    }
+
+    /// Until when it is open at least; `None` where it is not, or an operator opened it.
+    #[must_use]
+    pub fn open_until(&self) -> Option<Instant> {
+        (self.state == State::Open && !self.forced).then_some(self.open_until)
+    }
+
+    /// A failed probe or attempt has not been followed by a good one.
+    #[must_use]
+    pub const fn is_suspect(&self) -> bool {
+        self.probes_failed > 0 || self.in_a_row > 0
+    }
+
+    /// One probe has passed since the last failure; another may end a rest.
+    #[must_use]
+    pub const fn probe_passed_once(&self) -> bool {
+        self.probes_passed == 1
+    }
+
+    /// Failures in the window.
+    pub fn failures(&mut self, now: Instant) -> u32 {
+        self.firsts.sum(now).bad + self.ends.sum(now).bad
+    }
+
+    /// Nothing failed, lagged or was slow within the window: what is seen now is normal.
+    pub fn is_well(&mut self, now: Instant) -> bool {
+        let counts = self.firsts.sum(now);
+        self.state == State::Closed && counts.bad == 0 && counts.lagging == 0
+    }
+
+    /// Half of the answers are far slower than they used to be.
+    pub fn is_degraded(&mut self, now: Instant) -> bool {
+        let counts = self.firsts.sum(now);
+        counts.good >= self.rules.breaker.min_requests && counts.lagging * 2 >= counts.good
+    }
+
+    /// An attempt came to its first content or failed.
+    pub fn first(&mut self, signal: Signal, permit: Permit, around: Around, now: Instant) -> Option<Transition> {
+        if permit.generation != self.generation {
+            return None;
+        }
+        match self.state {
+            State::Closed => self.first_closed(signal, around, now),
+            State::Ramping => self.first_ramping(signal, now),
+            // Sent although it is open, because nothing else was left: a pass like any verified one.
+            State::Open | State::Shadowing if !self.forced => self.first_trickled(signal, around, now),
+            State::Open | State::Shadowing | State::Disabled => None,
+        }
+    }
+
+    fn first_closed(&mut self, signal: Signal, around: Around, now: Instant) -> Option<Transition> {
+        let breaker = &self.rules.breaker;
+        let (least, rate, slow_rate) = (breaker.min_requests, breaker.failure_rate, breaker.slow_rate);
+        let in_a_row = breaker.consecutive_failures;
+        match signal {
+            Signal::Good { slow, lagging, .. } => {
+                self.in_a_row = 0;
+                self.unreached_in_a_row = 0;
+                self.pages = 0;
+                self.probes_failed = 0;
+                let counts = Counts { good: 1, slow: slow.into(), lagging: lagging.into(), ..Counts::default() };
+                self.firsts.add(counts, now);
+                let seen = self.firsts.sum(now);
+                if slow && around.others && seen.total() >= least && reaches(seen.slow, seen.good, slow_rate) {
+                    let text = format!("{} of {} answers over {:?}", seen.slow, seen.good, self.rules.breaker.slow_after);
+                    return Some(self.trip(Reason::Slow, text, now));
+                }
+                None
+            }
+            Signal::Bad(fault) => {
+                self.in_a_row += 1;
+                self.unreached_in_a_row = if fault == Fault::Unreached { self.unreached_in_a_row + 1 } else { 0 };
+                self.pages += u32::from(fault == Fault::Page);
+                self.calm_since = now;
+                self.firsts.add(Counts { bad: 1, ..Counts::default() }, now);
+                let seen = self.firsts.sum(now);
+                let in_a_row_now = self.in_a_row;
+                let (reason, text) = if fault == Fault::Certificate {
+                    (Reason::Certificate, "the certificate is not acceptable".to_owned())
+                } else if fault == Fault::ProxyLogin {
+                    (Reason::ProxyLogin, "the proxy refused our login".to_owned())
+                } else if self.pages >= PAGES {
+                    (Reason::Page, format!("{} pages instead of answers", self.pages))
+                } else if self.unreached_in_a_row >= UNREACHED_IN_A_ROW.min(in_a_row) {
+                    (Reason::Consecutive, format!("{} connections in a row failed", self.unreached_in_a_row))
+                } else if in_a_row_now >= in_a_row {
+                    (Reason::Consecutive, format!("{in_a_row_now} failures in a row"))
+                } else if seen.total() >= least && reaches(seen.bad, seen.total(), rate) {
+                    (Reason::Rate, format!("{} of {} requests failed", seen.bad, seen.total()))
+                } else {
+                    return None;
+                };
+                Some(self.trip(reason, text, now))
+            }
+        }
+    }
+
+    /// A stream ended whole, or was cut after its first content.
+    pub fn end(&mut self, cut: bool, permit: Permit, now: Instant) -> Option<Transition> {
+        if permit.generation != self.generation || !matches!(self.state, State::Closed | State::Ramping) {
+            return None;
+        }
+        if cut && self.state == State::Ramping {
+            return self.first_ramping(Signal::Bad(Fault::Broken), now);
+        }
+        self.ends.add(Counts { good: u32::from(!cut), bad: u32::from(cut), ..Counts::default() }, now);
+        let seen = self.ends.sum(now);
+        if cut && seen.total() >= self.rules.breaker.min_requests && reaches(seen.bad, seen.total(), CUTS) {
+            let text = format!("{} of {} streams were cut", seen.bad, seen.total());
+            return Some(self.trip(Reason::Cuts, text, now));
+        }
+        None
+    }
+
+    /// A probe came back. It may open, and let a rest end early; it never closes.
+    pub fn probe(&mut self, passed: bool, now: Instant) -> Option<Transition> {
+        if passed {
+            self.ever_probed = true;
+            self.probes_failed = 0;
+            self.probes_passed += 1;
+            return None;
+        }
+        self.probes_passed = 0;
+        self.probes_failed += 1;
+        let trips = matches!(self.state, State::Closed | State::Ramping | State::Shadowing);
+        (trips && self.probes_failed >= PROBES)
+            .then(|| self.trip(Reason::Probe, format!("{} probes in a row failed", self.probes_failed), now))
+    }
+
+    /// Opens for a reason found elsewhere. `None` where no traffic flows anyway.
+    pub fn open(&mut self, reason: Reason, evidence: String, now: Instant) -> Option<Transition> {
+        matches!(self.state, State::Closed | State::Ramping).then(|| self.trip(reason, evidence, now))
+    }
+
+    /// An operator takes it out (`Disabled`), opens it, closes it, or (`None`) hands it back to the machine, which
+    /// then ramps it up.
+    pub fn force(&mut self, state: Option<State>, now: Instant) -> Option<Transition> {
+        let to = match state {
+            Some(State::Shadowing | State::Ramping) => return None,
+            Some(State::Closed) => {
+                self.forget();
+                State::Closed
+            }
+            Some(to) => to,
+            None if self.forced => State::Ramping,
+            None => return None,
+        };
+        self.forced = matches!(to, State::Disabled | State::Open);
+        (to != self.state).then(|| self.go(to, Reason::Operator, String::new(), now))
+    }
+
+    /// Lets time pass: rests end, ramps rise, setbacks are forgotten.
+    pub fn tick(&mut self, around: Around, now: Instant) -> Option<Transition> {
+        if self.forced {
+            return None;
+        }
+        match self.state {
+            State::Closed => {
+                let window = self.rules.breaker.window;
+                if self.setbacks > 0 && now.saturating_duration_since(self.calm_since.max(self.since)) >= window {
+                    self.setbacks -= 1;
+                    self.calm_since = now;
+                }
+                None
+            }
+            State::Open => self.tick_open(around, now),
+            State::Shadowing => self.tick_shadowing(around, now),
+            State::Ramping => self.tick_ramping(now),
+            State::Disabled => None,
+        }
+    }
+
+    fn tick_open(&mut self, around: Around, now: Instant) -> Option<Transition> {
+        // Where probes say that it is still down, a copy of a request would only cost another setback.
+        let alive = !around.probed || !self.ever_probed || self.probes_passed > 0;
+        if alive && now >= self.open_until {
+            return Some(self.go(State::Shadowing, Reason::Rested, String::new(), now));
+        }
+        let early = self.since + self.rules.breaker.open_for / 2;
+        let answers = self.probes_passed >= 2 && self.setbacks == 0 && !self.held;
+        (answers && now >= early)
+            .then(|| self.go(State::Shadowing, Reason::ProbesPass, format!("{} probes passed", self.probes_passed), now))
+    }
+
+    /// Traffic stops.
+    fn trip(&mut self, reason: Reason, evidence: String, now: Instant) -> Transition {
+        let rules = Arc::clone(&self.rules);
+        let flap = &rules.flap;
+        let within = flap.within;
+        if matches!(self.state, State::Closed | State::Ramping) {
+            self.trips.push_back(now);
+            self.trips.retain(|at| now.saturating_duration_since(*at) < within);
+            while self.trips.len() > flap.trips.max(1) as usize {
+                self.trips.pop_front();
+            }
+        }
+        if self.state != State::Closed {
+            self.setbacks = (self.setbacks + 1).min(SETBACKS_MAX);
+        }
+        self.held = self.trips.len() >= flap.trips.max(1) as usize;
+        if self.held {
+            self.strict_until = Some(now + within + within / 2);
+        }
+        let jitter = 0.5 + 0.5 * self.random();
+        let breaker = &rules.breaker;
+        let rest = breaker.open_for.saturating_mul(1 << self.setbacks).min(breaker.max_open).mul_f64(jitter);
+        let rest = if self.held { rest.max(flap.hold) } else { rest };
+        self.open_until = now + rest;
+        self.probes_passed = 0;
+        let held = if self.held { "; held down for flapping" } else { "" };
+        self.go(State::Open, reason, format!("{evidence}{held}"), now)
+    }
+
+    fn go(&mut self, to: State, reason: Reason, evidence: String, now: Instant) -> Transition {
+        let from = std::mem::replace(&mut self.state, to);
+        self.since = now;
+        self.reason = Some(reason);
+        self.generation = self.generation.wrapping_add(1);
+        self.in_a_row = 0;
+        self.unreached_in_a_row = 0;
+        self.pages = 0;
+        match to {
+            State::Shadowing => self.recovery.begin(now),
+            State::Ramping => self.ramp = Ramp::new(now),
+            State::Closed => {
+                self.firsts.clear();
+                self.ends.clear();
+                self.recovery = Recovery::new(now);
+                self.calm_since = now;
+                self.held = false;
+            }
+            State::Open | State::Disabled => {}
+        }
+        Transition { from, to, reason, evidence }
+    }
+
+    fn forget(&mut self) {
+        self.setbacks = 0;
+        self.trips.clear();
+        self.held = false;
+        self.strict_until = None;
+        self.probes_failed = 0;
+    }
+
+    /// In [0, 1); splitmix64.
+    fn random(&mut self) -> f64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+fn reaches(part: u32, whole: u32, share: f64) -> bool {
+    f64::from(part) >= share * f64::from(whole)
+}
+
+/// Longer than this from one wake-up to the next changes nothing that a client could see.
+pub const TICK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,461 @@
+//! Everything this node knows of its paths, and the only place where it is written.
+//!
+//! Owns a gate per path and per model of an upstream, the estimates of every model over every path, and the
+//! division of each route's traffic. Requests read atomics; outcomes take one short lock each; what must happen
+//! without any request (rests that end, ramps that rise, shares that shift) happens in `tick`.
+//! Not here: sending (the gateway), one breaker's rules (`breaker`), the division itself (`tidegate_router::share`).
+
+mod choose;
+mod flight;
+mod probe;
+mod shadow;
+mod status;
+mod tick;
+
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_config::used::{Choice, Health};
+use tidegate_router::estimate::Estimate;
+use tidegate_router::outcome::Class;
+use tokio::sync::Notify;
+
+use crate::baseline::Baseline;
+use crate::breaker::{Around, Breaker, Reason, State, Transition};
+use crate::cell::{Cell, KINDS};
+use crate::gate::{Gate, View};
+use crate::mark::Mark;
+use crate::models::{self, Models};
+pub use choose::{Ask, Chosen, Trickle};
+pub use flight::Flight;
+pub use probe::Reached;
+pub use shadow::{MadeUp, Shadow};
+pub use status::{EgressStatus, ModelStatus, PathStatus};
+
+/// What a registry is made for.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// In the order of the node's paths.
+    pub paths: Vec<PathSetup>,
+    /// In the order of the file.
+    pub upstreams: Vec<UpstreamSetup>,
+    /// Names, in the order of the file, `direct` first.
+    pub egress: Vec<String>,
+    /// In the order of the file.
+    pub routes: Vec<RouteSetup>,
+}
+
+/// An upstream over an egress.
+#[derive(Debug, Clone)]
+pub struct PathSetup {
+    /// `openai@hk`
+    pub name: String,
+    /// Index.
+    pub upstream: usize,
+    /// Index.
+    pub egress: usize,
+    /// Active probes run.
+    pub probed: bool,
+}
+
+/// An upstream.
+#[derive(Debug, Clone)]
+pub struct UpstreamSetup {
+    /// Unique.
+    pub name: String,
+    /// Its rules.
+    pub rules: Arc<Health>,
+    /// A model of ours.
+    pub local: bool,
+    /// Share of traffic among equals.
+    pub weight: f64,
+}
+
+/// A route.
+#[derive(Debug, Clone)]
+pub struct RouteSetup {
+    /// Indices of paths, of `to`.
+    pub paths: Vec<usize>,
+    /// There is a fallback.
+    pub fallback: bool,
+    /// How its traffic is divided.
+    pub choice: Choice,
+}
+
+/// What a breaker stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A path, by index.
+    Path(usize),
+    /// A model of an upstream, both by index.
+    Service(usize, usize),
+}
+
+/// A transition, named.
+#[derive(Debug)]
+pub struct Event {
+    /// The path, or the upstream.
+    pub name: String,
+    /// The model, where only that is concerned.
+    pub model: Option<Arc<str>>,
+    /// What changed.
+    pub transition: Transition,
+}
+
+/// Told of every transition, under no lock.
+pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// The registry.
+pub struct Registry {
+    paths: Vec<PathHealth>,
+    upstreams: Vec<UpstreamHealth>,
+    egress: Vec<EgressHealth>,
+    routes: Vec<RouteHealth>,
+    models: Models,
+    observer: Observer,
+    /// Breakers that want copies of requests, so that a request looks no further when there are none.
+    recovering: AtomicU32,
+    cut_off: AtomicBool,
+    born: Instant,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("paths", &self.paths.len()).finish_non_exhaustive()
+    }
+}
+
+struct PathHealth {
+    name: String,
+    upstream: usize,
+    egress: usize,
+    probed: bool,
+    gate: Gate,
+    cells: Vec<OnceLock<Box<Cell>>>,
+    /// Time of a probe there and back. Written by its prober alone.
+    network: Mutex<Estimate>,
+    good: Mark,
+    /// The last failure that the way itself may be to blame for.
+    bad: Mark,
+    /// The last failure of a request.
+    failed: Mark,
+    used: Mark,
+    suspect: Notify,
+    others: AtomicBool,
+    trickling: AtomicU32,
+}
+
+struct UpstreamHealth {
+    name: String,
+    rules: Arc<Health>,
+    local: bool,
+    weight: f64,
+    services: Vec<OnceLock<Box<Service>>>,
+    others: AtomicBool,
+}
+
+/// A model of an upstream, whichever way.
+struct Service {
+    gate: Gate,
+    reasoning: bool,
+    /// By kind. Held while a sample is added or a percentile read.
+    baselines: Mutex<[Baseline; KINDS]>,
+    used: Mark,
+    good: Mark,
+    made_up: Mark,
+    /// What the caller called the kind of the last request: which endpoint.
+    form: AtomicU32,
+    /// An upstream's own word on what is left of a limit, in 1/1000, and when it said so.
+    remaining: AtomicU32,
+    remaining_at: Mark,
+}
+
+struct EgressHealth {
+    name: String,
+    state: Mutex<EgressState>,
+}
+
+#[derive(Default)]
+struct EgressState {
+    up: Option<bool>,
+    latency: Option<Duration>,
+    failed: u32,
+    detail: String,
+}
+
+struct RouteHealth {
+    paths: Vec<usize>,
+    fallback: bool,
+    choice: Choice,
+    choosers: Vec<OnceLock<Box<choose::Chooser>>>,
+}
+
+fn table<T>() -> Vec<OnceLock<Box<T>>> {
+    (0..models::TABLE).map(|_| OnceLock::new()).collect()
+}
+
+impl Registry {
+    /// All closed. Nothing is known yet.
+    #[must_use]
+    pub fn new(setup: Setup, observer: Observer, now: Instant) -> Self {
+        let Setup { paths, upstreams, egress, routes } = setup;
+        let rules_of = |upstream: usize| upstreams.get(upstream).map(|u| Arc::clone(&u.rules)).unwrap_or_default();
+        let paths = paths.into_iter().map(|path| {
+            let breaker = Breaker::new(
+                rules_of(path.upstream),
+                upstreams.get(path.upstream).is_some_and(|u| u.local),
+                fastrand::u64(..),
+                now,
+            );
+            PathHealth {
+                name: path.name,
+                upstream: path.upstream,
+                egress: path.egress,
+                probed: path.probed,
+                gate: Gate::new(breaker),
+                cells: table(),
+                network: Mutex::default(),
+                good: Mark::new(now),
+                bad: Mark::new(now),
+                failed: Mark::new(now),
+                used: Mark::new(now),
+                suspect: Notify::new(),
+                others: AtomicBool::new(false),
+                trickling: AtomicU32::new(0),
+            }
+        });
+        let routes = routes.into_iter().map(|route| RouteHealth {
+            paths: route.paths,
+            fallback: route.fallback,
+            choice: route.choice,
+            choosers: table(),
+        });
+        let registry = Self {
+            paths: paths.collect(),
+            routes: routes.collect(),
+            egress: egress.into_iter().map(|name| EgressHealth { name, state: Mutex::default() }).collect(),
+            upstreams: upstreams
+                .into_iter()
+                .map(|upstream| UpstreamHealth {
+                    name: upstream.name,
+                    rules: upstream.rules,
+                    local: upstream.local,
+                    weight: upstream.weight,
+                    services: table(),
+                    others: AtomicBool::new(false),
+                })
+                .collect(),
+            models: Models::default(),
+            observer,
+            recovering: AtomicU32::new(0),
+            cut_off: AtomicBool::new(false),
+            born: now,
+        };
+        registry.look_around();
+        registry
+    }
+
+    /// The number of a model, for all calls below.
+    pub fn model(&self, name: Option<&str>) -> usize {
+        self.models.index(name)
+    }
+
+    /// The number of a path with this name.
+    #[must_use]
+    pub fn path_named(&self, name: &str) -> Option<usize> {
+        self.paths.iter().position(|path| path.name == name)
+    }
+
+    /// Whether users' requests for a model may go over a path.
+    #[must_use]
+    pub fn admits(&self, path: usize, model: usize) -> bool {
+        self.views(path, model).is_some_and(|(way, service)| way.admits() && service.is_none_or(View::admits))
+    }
+
+    /// Whether a path that takes requests of a model is still proving itself.
+    #[must_use]
+    pub fn is_ramping(&self, path: usize, model: usize) -> bool {
+        let ramps = |view: View| view.state == State::Ramping;
+        self.views(path, model).is_some_and(|(way, service)| ramps(way) || service.is_some_and(ramps))
+    }
+
+    /// The longest time to the first content that is still usual for a model: four times the 95th percentile; `None`
+    /// where too little is known, or the model is known to think.
+    #[must_use]
+    pub fn usual_first(&self, path: usize, model: usize, kind: usize, size: usize, now: Instant) -> Option<Duration> {
+        let service = self.service_of(path, model)?;
+        if service.reasoning {
+            return None;
+        }
+        service.p95(kind, size, now)
+    }
+
+    /// How long an answer took lately, in microseconds, with what failures add; `u32::MAX` where unknown.
+    #[must_use]
+    pub fn score(&self, path: usize, model: usize, kind: usize) -> u32 {
+        let cell = self.known_cell(path, model);
+        let score = cell.and_then(|cell| cell.score.get(kind));
+        score.map_or(u32::MAX, |score| score.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Notes which endpoint the requests for a model go to, in the caller's numbers.
+    pub fn note_form(&self, path: usize, model: usize, form: u32) {
+        if let Some(service) = self.service_of(path, model) {
+            service.form.store(form, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// The endpoint of the last request for a model; 0 where there was none.
+    #[must_use]
+    pub fn form(&self, path: usize, model: usize) -> u32 {
+        self.service_of(path, model).map_or(0, |s| s.form.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// The name of a model's number.
+    #[must_use]
+    pub fn model_name(&self, model: usize) -> Option<Arc<str>> {
+        self.models.name(model)
+    }
+
+    /// Lets an operator act on a path: `None` for a path or a state that cannot be.
+    pub fn force(&self, path: usize, state: Option<State>, now: Instant) {
+        let Some(health) = self.paths.get(path) else { return };
+        let change = health.gate.with(now, |breaker| breaker.force(state, now));
+        self.note(Subject::Path(path), change);
+        if state == Some(State::Closed) {
+            for (model, service) in self.services(health.upstream) {
+                let change = service.gate.with(now, |breaker| {
+                    if breaker.state() == State::Closed { None } else { breaker.force(state, now) }
+                });
+                self.note(Subject::Service(health.upstream, model), change);
+            }
+        }
+        self.look_around();
+    }
+
+    /// All that was tried lately failed: it may be this node that is cut off.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn views(&self, path: usize, model: usize) -> Option<(View, Option<View>)> {
+        let health = self.paths.get(path)?;
+        Some((health.gate.view(), self.service_of(path, model).map(|service| service.gate.view())))
+    }
+
+    /// `None` where no request has gone yet.
+    fn service_of(&self, path: usize, model: usize) -> Option<&Service> {
+        let upstream = self.upstreams.get(self.paths.get(path)?.upstream)?;
+        upstream.services.get(model)?.get().map(|service| &**service)
+    }
+
+    fn services(&self, upstream: usize) -> impl Iterator<Item = (usize, &Service)> {
+        let services = self.upstreams.get(upstream).map(|u| u.services.as_slice()).unwrap_or_default();
+        services.iter().enumerate().filter_map(|(model, service)| Some((model, &**service.get()?)))
+    }
+
+    fn service(&self, upstream: usize, model: usize, now: Instant) -> Option<&Service> {
+        let health = self.upstreams.get(upstream)?;
+        let make = || {
+            let name = self.models.name(model);
+            let reasoning = name.is_some_and(|name| health.rules.reasoning_models.iter().any(|glob| glob.matches(&name)));
+            let breaker = Breaker::new(Arc::clone(&health.rules), health.local, fastrand::u64(..), now);
+            Box::new(Service {
+                gate: Gate::new(breaker),
+                reasoning,
+                baselines: Mutex::new([Baseline::new(now), Baseline::new(now)]),
+                used: Mark::new(now),
+                good: Mark::new(now),
+                made_up: Mark::new(now),
+                form: AtomicU32::new(0),
+                remaining: AtomicU32::new(1000),
+                remaining_at: Mark::new(now),
+            })
+        };
+        health.services.get(model).map(|slot| &**slot.get_or_init(make))
+    }
+
+    fn cell(&self, path: usize, model: usize, now: Instant) -> Option<&Cell> {
+        let health = self.paths.get(path)?;
+        let stalled = self.upstreams.get(health.upstream)?.rules.breaker.stalled_after;
+        health.cells.get(model).map(|slot| &**slot.get_or_init(|| Box::new(Cell::new(stalled, now))))
+    }
+
+    fn known_cell(&self, path: usize, model: usize) -> Option<&Cell> {
+        self.paths.get(path)?.cells.get(model)?.get().map(|cell| &**cell)
+    }
+
+    fn around(&self, subject: Subject) -> Around {
+        use std::sync::atomic::Ordering::Relaxed;
+        match subject {
+            Subject::Path(path) => self.paths.get(path).map_or_else(Around::default, |health| Around {
+                others: health.others.load(Relaxed),
+                probed: health.probed,
+                lenient: self.works_another_way(path),
+            }),
+            Subject::Service(upstream, _) => Around {
+                others: self.upstreams.get(upstream).is_some_and(|u| u.others.load(Relaxed)),
+                probed: false,
+                lenient: false,
+            },
+        }
+    }
+
+    /// Another path of the same upstream takes traffic: what it leads to is sound.
+    fn works_another_way(&self, path: usize) -> bool {
+        let Some(health) = self.paths.get(path) else { return false };
+        self.paths.iter().enumerate().any(|(other, sibling)| {
+            other != path && sibling.upstream == health.upstream && sibling.gate.view().state == State::Closed
+        }) && self.services(health.upstream).all(|(_, service)| service.gate.view().state == State::Closed)
+    }
+
+    /// Tells of a transition and lets those go who wait behind what has just opened.
+    fn note(&self, subject: Subject, change: Option<Transition>) {
+        let Some(transition) = change else { return };
+        let (name, model, gate) = match subject {
+            Subject::Path(path) => {
+                let Some(health) = self.paths.get(path) else { return };
+                (health.name.clone(), None, &health.gate)
+            }
+            Subject::Service(upstream, model) => {
+                let Some(health) = self.upstreams.get(upstream) else { return };
+                let Some(service) = health.services.get(model).and_then(OnceLock::get) else { return };
+                (health.name.clone(), self.models.name(model).or_else(|| Some("".into())), &service.gate)
+            }
+        };
+        let waits_in_vain = matches!(
+            transition.reason,
+            Reason::Stalled | Reason::Probe | Reason::Egress | Reason::Upstream | Reason::Operator
+        );
+        if waits_in_vain && matches!(transition.to, State::Open | State::Disabled) {
+            gate.abandoned.notify_waiters();
+        }
+        (self.observer)(&Event { name, model, transition });
+    }
+
+    /// What is left of a limit, in 1/1000, as an upstream's answer said.
+    pub fn remaining(&self, path: usize, model: usize, per_mille: u32, now: Instant) {
+        if let Some(service) = self.service_of(path, model) {
+            service.remaining.store(per_mille, std::sync::atomic::Ordering::Relaxed);
+            service.remaining_at.set(now);
+        }
+    }
+}
+
+impl Service {
+    fn p95(&self, kind: usize, size: usize, now: Instant) -> Option<Duration> {
+        let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        baselines.get_mut(kind)?.p95(size, now)
+    }
+}
+
+/// Whether a failure of this class counts against health at all.
+#[must_use]
+pub const fn is_evidence(class: Class) -> bool {
+    class.blames_upstream()
+}
+
+#[cfg(test)]
+mod tests;

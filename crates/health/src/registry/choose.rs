@@ -1,0 +1,317 @@
+//! The path of one request: reads atomics and a number drawn by the caller, takes no lock, allocates nothing.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_router::estimate::Estimate;
+use tidegate_router::pick::{Field, pick};
+use tidegate_router::share::{self, Shares, Standing};
+
+use super::{Registry, RouteHealth};
+use crate::breaker::State;
+use crate::cell::KINDS;
+use crate::gate::{View, WHOLE};
+use crate::mark::Mark;
+
+/// Older than this, an estimate is looked at again by a request now and then.
+const STALE: Duration = Duration::from_secs(60);
+/// An upstream that says that less than this is left of a limit, in 1/1000, gets less.
+const SCARCE: u32 = 50;
+const SCARCE_FOR: Duration = Duration::from_secs(10);
+const SCARCE_PENALTY: Duration = Duration::from_secs(1);
+/// At once where nothing has proven itself, doubled with every verified pass, at most five times.
+const TRICKLE: u32 = 2;
+const TRICKLE_DOUBLINGS: u32 = 5;
+
+/// The division of one route's and model's traffic.
+#[derive(Debug)]
+pub(super) struct Chooser {
+    kinds: [Division; KINDS],
+}
+
+#[derive(Debug)]
+struct Division {
+    /// Written by the tick alone; choosing reads `shares`.
+    state: Mutex<Shares>,
+    /// In parts of `WHOLE`; the highest bit: in the band.
+    shares: Vec<AtomicU32>,
+    used: Mark,
+}
+
+const IN_BAND: u32 = 1 << 31;
+
+/// What is asked of a choice.
+pub struct Ask<F> {
+    /// Of the request's model.
+    pub model: usize,
+    /// 1: a stream.
+    pub kind: usize,
+    /// Anything.
+    pub random: u64,
+    /// A fallback would take what the paths should not.
+    pub fallback: bool,
+    /// It can be moved when it fails, so that it may go over a path that is still proving itself.
+    pub movable: bool,
+    /// Whether a path, by its place in the route, could take it apart from its health.
+    pub ready: F,
+}
+
+/// Where a request goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// The path at this place in the route.
+    Path(usize),
+    /// Paths that are still proving themselves should not take it.
+    Fallback,
+    /// No path may take it.
+    Nothing,
+}
+
+struct Look<'a, F> {
+    registry: &'a Registry,
+    route: &'a RouteHealth,
+    division: &'a Division,
+    ask: &'a Ask<F>,
+}
+
+impl<F: Fn(usize) -> bool> Look<'_, F> {
+    fn path(&self, i: usize) -> usize {
+        self.route.paths.get(i).copied().unwrap_or(usize::MAX)
+    }
+}
+
+impl<F: Fn(usize) -> bool> Field for Look<'_, F> {
+    fn len(&self) -> usize {
+        self.route.paths.len()
+    }
+
+    fn share(&self, i: usize) -> u32 {
+        let word = self.division.shares.get(i).map_or(0, |share| share.load(Relaxed));
+        if !self.ask.movable && self.registry.is_ramping(self.path(i), self.ask.model) {
+            return 0;
+        }
+        word & !IN_BAND
+    }
+
+    fn in_band(&self, i: usize) -> bool {
+        self.division.shares.get(i).is_some_and(|share| share.load(Relaxed) & IN_BAND != 0)
+    }
+
+    fn pending(&self, i: usize) -> u32 {
+        self.registry.known_cell(self.path(i), self.ask.model).map_or(0, crate::cell::Cell::pending)
+    }
+
+    fn score(&self, i: usize) -> u32 {
+        let cell = self.registry.known_cell(self.path(i), self.ask.model);
+        cell.and_then(|cell| cell.score.get(self.ask.kind)).map_or(u32::MAX, |score| score.load(Relaxed))
+    }
+
+    fn usable(&self, i: usize) -> bool {
+        self.registry.admits(self.path(i), self.ask.model) && (self.ask.ready)(i)
+    }
+}
+
+impl Registry {
+    /// Where a request of `route` goes first.
+    pub fn choose<F: Fn(usize) -> bool>(&self, route: usize, ask: &Ask<F>, now: Instant) -> Chosen {
+        let Some(health) = self.routes.get(route) else { return Chosen::Nothing };
+        let Some(division) = self.division(health, ask.model, ask.kind, now) else { return Chosen::Nothing };
+        division.used.set(now);
+        let look = Look { registry: self, route: health, division, ask };
+        if ask.fallback {
+            let (mut closed, mut share) = (false, 0);
+            for i in (0..look.len()).filter(|i| look.usable(*i)) {
+                closed |= !self.is_ramping(look.path(i), ask.model);
+                share += look.share(i);
+            }
+            // The high half, since the pick draws from all of it anew.
+            if !closed && (ask.random >> 48) as u32 >= share {
+                return Chosen::Fallback;
+            }
+        }
+        pick(&look, ask.random).map_or(Chosen::Nothing, Chosen::Path)
+    }
+
+    fn division<'a>(&'a self, route: &'a RouteHealth, model: usize, kind: usize, now: Instant) -> Option<&'a Division> {
+        let slot = route.choosers.get(model)?;
+        let chooser = match slot.get() {
+            Some(chooser) => chooser,
+            None => {
+                let fresh = Chooser::new(route.paths.len(), now);
+                for kind in 0..KINDS {
+                    self.divide(route, &fresh, model, kind, now);
+                }
+                slot.get_or_init(|| Box::new(fresh))
+            }
+        };
+        chooser.kinds.get(kind)
+    }
+
+    /// Divides the traffic of every route and model that had some lately.
+    pub(super) fn divide_all(&self, now: Instant) {
+        for route in &self.routes {
+            for (model, slot) in route.choosers.iter().enumerate() {
+                let Some(chooser) = slot.get() else { continue };
+                for (kind, division) in chooser.kinds.iter().enumerate() {
+                    if division.used.since(now).is_some_and(|since| since < STALE) {
+                        self.divide(route, chooser, model, kind, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn divide(&self, route: &RouteHealth, chooser: &Chooser, model: usize, kind: usize, now: Instant) {
+        let Some(division) = chooser.kinds.get(kind) else { return };
+        let standings: Vec<Standing> = self.standings(route, model, kind, now);
+        let choice = share::Choice {
+            band: route.choice.band,
+            hysteresis: route.choice.hysteresis,
+            explore: route.choice.explore,
+        };
+        let mut shares = division.state.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.step(&standings, &choice, now);
+        for (i, slot) in division.shares.iter().enumerate() {
+            let share = (shares.get(i) * f64::from(WHOLE)).round() as u32;
+            slot.store(share.min(WHOLE) | if shares.in_band(i) { IN_BAND } else { 0 }, Relaxed);
+        }
+    }
+
+    fn standings(&self, route: &RouteHealth, model: usize, kind: usize, now: Instant) -> Vec<Standing> {
+        let measured: Vec<(Estimate, Duration)> = route
+            .paths
+            .iter()
+            .map(|path| self.known_cell(*path, model).map(|cell| cell.measured(kind, now)).unwrap_or_default())
+            .collect();
+        let mut known: Vec<Duration> = measured.iter().filter_map(|(estimate, _)| estimate.get()).collect();
+        known.sort_unstable();
+        let median = known.get(known.len() / 2).copied();
+        let standing = |(path, (estimate, penalty)): (&usize, &(Estimate, Duration))| {
+            let health = self.paths.get(*path);
+            let upstream = health.map_or(0, |h| h.upstream);
+            let (view, service) = self.views(*path, model).unzip();
+            let service = service.flatten();
+            let share = |view: Option<View>| view.map_or(1.0, |v| if v.admits() { f64::from(v.share) / f64::from(WHOLE) } else { 0.0 });
+            let mut score = match estimate.drifted(median, now) {
+                Some(score) => Some(score),
+                // The way there is measured by probes; what the model takes is guessed from its siblings.
+                None if median.is_none() => health.and_then(|h| lock(&h.network).get()),
+                None => None,
+            };
+            if let (Some(score), Some(cell)) = (score, self.known_cell(*path, model)) {
+                let micros = u32::try_from((score + *penalty).as_micros()).unwrap_or(u32::MAX - 1);
+                if let Some(slot) = cell.score.get(kind) {
+                    slot.store(micros, Relaxed);
+                }
+            }
+            let degraded = service.is_some_and(|v| v.degraded) || view.is_some_and(|v| v.degraded);
+            score = score.map(|score| (if degraded { score * 2 } else { score }) + *penalty + self.scarcity(*path, model, now));
+            Standing {
+                score,
+                stale: estimate.age(now).is_none_or(|age| age > STALE),
+                samples: estimate.samples(),
+                weight: self.upstreams.get(upstream).map_or(1.0, |u| u.weight),
+                upstream,
+                ceiling: share(view).min(share(service)),
+            }
+        };
+        route.paths.iter().zip(&measured).map(standing).collect()
+    }
+
+    fn scarcity(&self, path: usize, model: usize, now: Instant) -> Duration {
+        let Some(service) = self.service_of(path, model) else { return Duration::ZERO };
+        let left = service.remaining.load(Relaxed);
+        if left >= SCARCE || service.remaining_at.since(now).is_none_or(|since| since > SCARCE_FOR) {
+            return Duration::ZERO;
+        }
+        SCARCE_PENALTY * (SCARCE - left) / SCARCE
+    }
+
+    /// Part of its normal traffic a path may take now, 0 to 1.
+    pub(super) fn share_of(&self, path: usize, model: usize) -> f64 {
+        let share = |view: View| if view.admits() { f64::from(view.share) / f64::from(WHOLE) } else { 0.0 };
+        self.views(path, model).map_or(0.0, |(way, service)| share(way).min(service.map_or(1.0, share)))
+    }
+
+    /// Where nothing else is left: the path that failed longest ago takes a few requests at once, and with every
+    /// one it answers well some more. `None`: those places are taken, or an operator has taken all paths out.
+    pub fn trickle(self: &Arc<Self>, paths: impl Iterator<Item = usize>, model: usize, now: Instant) -> Option<Trickle> {
+        let failed = |path: usize| {
+            let health = self.paths.get(path)?;
+            Some(health.bad.since(now).into_iter().chain(health.failed.since(now)).min().unwrap_or(Duration::MAX))
+        };
+        let mut open: Vec<(Duration, usize)> = paths
+            .filter(|path| self.may_trickle(*path, model, now))
+            .filter_map(|path| Some((failed(path)?, path)))
+            .collect();
+        open.sort_unstable_by(|a, b| b.cmp(a));
+        open.into_iter().find_map(|(_, path)| {
+            let health = self.paths.get(path)?;
+            let passes = self.passes(path, model, now).min(TRICKLE_DOUBLINGS);
+            let most = TRICKLE << passes;
+            let taken = health.trickling.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1));
+            taken.ok().map(|_| Trickle { registry: Arc::clone(self), path })
+        })
+    }
+
+    /// Soonest moment at which one of these paths may be tried again, for those who are turned away.
+    pub fn back_in(&self, paths: impl Iterator<Item = usize>, model: usize, now: Instant) -> Option<Duration> {
+        let until = |path: usize| {
+            let way = self.paths.get(path)?.gate.with(now, |breaker| breaker.open_until());
+            let service = self.service_of(path, model).and_then(|s| s.gate.with(now, |breaker| breaker.open_until()));
+            way.into_iter().chain(service).max().map(|until| until.saturating_duration_since(now))
+        };
+        paths.filter_map(until).min()
+    }
+
+    fn may_trickle(&self, path: usize, model: usize, now: Instant) -> bool {
+        let usable = |view: View| view.state != State::Disabled;
+        let forced = |gate: &crate::gate::Gate| {
+            gate.with(now, |breaker| breaker.state() == State::Open && breaker.open_until().is_none())
+        };
+        let Some(health) = self.paths.get(path) else { return false };
+        let service = self.service_of(path, model);
+        usable(health.gate.view())
+            && service.is_none_or(|s| usable(s.gate.view()))
+            && !forced(&health.gate)
+            && !service.is_some_and(|s| forced(&s.gate))
+    }
+
+    fn passes(&self, path: usize, model: usize, now: Instant) -> u32 {
+        let way = self.paths.get(path).map(|health| health.gate.with(now, |breaker| breaker.passes()));
+        let service = self.service_of(path, model).map(|service| service.gate.with(now, |breaker| breaker.passes()));
+        way.unwrap_or_default().max(service.unwrap_or_default())
+    }
+}
+
+impl Chooser {
+    fn new(paths: usize, now: Instant) -> Self {
+        let division = || Division {
+            state: Mutex::new(Shares::new(paths)),
+            shares: (0..paths).map(|_| AtomicU32::new(0)).collect(),
+            used: Mark::new(now),
+        };
+        Self { kinds: [division(), division()] }
+    }
+}
+
+/// A place among the few requests that go over an open path.
+#[derive(Debug)]
+pub struct Trickle {
+    registry: Arc<Registry>,
+    /// The path.
+    pub path: usize,
+}
+
+impl Drop for Trickle {
+    fn drop(&mut self) {
+        if let Some(health) = self.registry.paths.get(self.path) {
+            health.trickling.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

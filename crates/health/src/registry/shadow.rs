@@ -1,0 +1,197 @@
+//! Copies of live requests, and made-up ones, that a recovering path is tried with: who gets one, when, and what
+//! its outcome changes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::{Registry, Subject};
+use crate::breaker::{Claim, State, Verdict};
+
+/// A model of ours is asked this many times as seldom as made-up requests are sent elsewhere, always, so that it is
+/// known to work before it is needed.
+const CANARY: u32 = 3;
+/// Idle routes' recoveries are not worth much: after these times made-up requests become this much rarer.
+const QUIET: [(Duration, u32); 2] = [(Duration::from_secs(3600), 30), (Duration::from_secs(600), 6)];
+
+/// Leave to try a recovering path once. Dropped, nothing was shown.
+#[derive(Debug)]
+pub struct Shadow {
+    registry: Arc<Registry>,
+    /// The path to try.
+    pub path: usize,
+    /// The model, by number.
+    pub model: usize,
+    claims: [Option<(Subject, Claim)>; 2],
+}
+
+/// A made-up request that is due.
+#[derive(Debug)]
+pub enum MadeUp {
+    /// To prove a recovery; the model is not known where no request has gone there yet.
+    Recovery(Shadow),
+    /// To keep a model of ours tried.
+    Canary {
+        /// Over which path.
+        path: usize,
+        /// Which model.
+        model: usize,
+    },
+}
+
+impl Shadow {
+    /// Tells what came of it.
+    pub fn judge(mut self, verdict: &Verdict, now: Instant) {
+        self.settle(verdict, now);
+    }
+
+    /// Slower than this does not count as recovered.
+    #[must_use]
+    pub fn in_time(&self, kind: usize, size: usize, now: Instant) -> Duration {
+        let registry = &self.registry;
+        let Some(upstream) = registry.paths.get(self.path).and_then(|p| registry.upstreams.get(p.upstream)) else {
+            return Duration::MAX;
+        };
+        let recovery = &upstream.rules.recovery;
+        let usual = registry.service_of(self.path, self.model).and_then(|service| service.p95(kind, size, now));
+        usual.map_or(upstream.rules.breaker.slow_after, |p95| p95.mul_f64(recovery.max_latency_ratio)).max(recovery.latency_floor)
+    }
+
+    fn settle(&mut self, verdict: &Verdict, now: Instant) {
+        for (subject, claim) in std::mem::take(&mut self.claims).into_iter().flatten() {
+            let around = self.registry.around(subject);
+            let change = self.registry.gate(subject).and_then(|gate| {
+                gate.with(now, |breaker| breaker.judge(claim, verdict, around, now))
+            });
+            self.registry.note(subject, change);
+        }
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        if self.claims.iter().any(Option::is_some) {
+            // Nothing but places in flight depends on the time here.
+            let now = self.registry.born;
+            self.settle(&Verdict::Void, now);
+        }
+    }
+}
+
+impl Registry {
+    /// Some breaker wants copies; cheap enough to ask on every request.
+    #[must_use]
+    pub fn wants_shadows(&self) -> bool {
+        self.recovering.load(Relaxed) > 0
+    }
+
+    /// Leave to send a copy of a request of `route` and `model` to a recovering path of the same route.
+    pub fn shadow(self: &Arc<Self>, route: usize, model: usize, now: Instant) -> Option<Shadow> {
+        let health = self.routes.get(route)?;
+        health.paths.iter().find_map(|path| {
+            let sample = self.upstreams.get(self.paths.get(*path)?.upstream)?.rules.recovery.shadow_sample;
+            let wanted = self.is_wanted(*path, model) && fastrand::f64() < sample;
+            if wanted { self.claim(*path, model, false, now) } else { None }
+        })
+    }
+
+    /// A copy over this path would prove something and may be sent.
+    fn is_wanted(&self, path: usize, model: usize) -> bool {
+        let Some((way, service)) = self.views(path, model) else { return false };
+        let service = service.map_or(State::Closed, |view| view.state);
+        let shut = |state| matches!(state, State::Open | State::Disabled);
+        let shadows = |state| state == State::Shadowing;
+        !shut(way.state) && !shut(service) && (shadows(way.state) || shadows(service))
+    }
+
+    fn claim(self: &Arc<Self>, path: usize, model: usize, made_up: bool, now: Instant) -> Option<Shadow> {
+        let upstream = self.paths.get(path)?.upstream;
+        let claim = |subject| {
+            let gate = self.gate(subject)?;
+            let claim = gate.with(now, |breaker| breaker.claim(made_up, now))?;
+            Some((subject, claim))
+        };
+        let claims = [claim(Subject::Path(path)), claim(Subject::Service(upstream, model))];
+        claims.iter().any(Option::is_some).then(|| Shadow { registry: Arc::clone(self), path, model, claims })
+    }
+
+    /// Made-up requests that are due now: for recoveries and ramps that live traffic does not feed, and for models of
+    /// ours at all times.
+    pub fn made_up(self: &Arc<Self>, now: Instant) -> Vec<MadeUp> {
+        let mut due = Vec::new();
+        for (path, health) in self.paths.iter().enumerate() {
+            let Some(upstream) = self.upstreams.get(health.upstream) else { continue };
+            let way = health.gate.view().state;
+            if matches!(way, State::Open | State::Disabled) {
+                continue;
+            }
+            let mut known = false;
+            for (model, service) in self.services(health.upstream) {
+                let state = service.gate.view().state;
+                if matches!(state, State::Open | State::Disabled) || model == crate::models::NONE {
+                    continue;
+                }
+                known = true;
+                let recovers = |state| matches!(state, State::Shadowing | State::Ramping);
+                let quiet = self.quiet_for(path, model, now);
+                let interval = upstream.rules.synthetic.interval * rarer(quiet);
+                let rested = |than: Duration| service.made_up.since(now).is_none_or(|since| since >= than);
+                if recovers(way) || recovers(state) {
+                    // A model of ours is never sent copies, so made-up requests do not wait for them.
+                    let lacking = upstream.local || quiet >= upstream.rules.synthetic.after_idle;
+                    if lacking
+                        && rested(interval)
+                        && let Some(shadow) = self.claim(path, model, true, now)
+                    {
+                        service.made_up.set(now);
+                        due.push(MadeUp::Recovery(shadow));
+                    }
+                } else if upstream.local && rested(upstream.rules.synthetic.interval * CANARY) {
+                    service.made_up.set(now);
+                    due.push(MadeUp::Canary { path, model });
+                }
+            }
+            if !known
+                && matches!(way, State::Shadowing | State::Ramping)
+                && health.used.since(now).is_none_or(|since| since >= upstream.rules.synthetic.interval)
+                && let Some(shadow) = self.claim(path, crate::models::NONE, true, now)
+            {
+                health.used.set(now);
+                due.push(MadeUp::Recovery(shadow));
+            }
+        }
+        due
+    }
+
+    /// A model that is asked for before any client does.
+    pub fn expect(&self, upstream: usize, model: usize, now: Instant) {
+        let _ = self.service(upstream, model, now);
+    }
+
+    /// How long no live request, real or copied, has gone over a recovering path for a model.
+    fn quiet_for(&self, path: usize, model: usize, now: Instant) -> Duration {
+        let since = self.known_cell(path, model).and_then(|cell| cell.used.since(now));
+        since.unwrap_or_else(|| now.saturating_duration_since(self.born))
+    }
+
+    /// A copy of a live request goes out over a path: live traffic is not lacking.
+    pub fn mirrored(&self, path: usize, model: usize, now: Instant) {
+        if let Some(cell) = self.cell(path, model, now) {
+            cell.used.set(now);
+        }
+    }
+
+    fn gate(&self, subject: Subject) -> Option<&crate::gate::Gate> {
+        match subject {
+            Subject::Path(path) => self.paths.get(path).map(|health| &health.gate),
+            Subject::Service(upstream, model) => {
+                let services = &self.upstreams.get(upstream)?.services;
+                services.get(model)?.get().map(|service| &service.gate)
+            }
+        }
+    }
+}
+
+fn rarer(quiet: Duration) -> u32 {
+    QUIET.iter().find(|(than, _)| quiet >= *than).map_or(1, |(_, factor)| *factor)
+}

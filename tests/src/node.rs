@@ -210,16 +210,24 @@ impl Setup {
         } else {
             list(&self.routes)
         };
-        let mut health = String::new();
-        if !self.health.is_empty() {
+        // Without health of its own a test sees every attempt, in the order of the file.
+        let mut health =
+            "health: {breaker: {consecutive_failures: 1000000, min_requests: 1000000}}\n".to_owned();
+        let quick = !self.health.is_empty();
+        if quick {
+            health.clear();
             health.push_str("health:\n");
             for (name, value) in &self.health {
                 health.push_str(&format!("  {name}: {value}\n"));
             }
         }
         // Elsewhere a probe would be one request more than the test sent.
-        let probe = if health.is_empty() { "{path: none}" } else { "{interval: 300ms, timeout: 300ms}" };
+        let probe = if quick { "{interval: 300ms, timeout: 300ms}" } else { "{path: none}" };
         let mut upstreams = self.upstreams.clone();
+        for entry in upstreams.iter_mut().skip(1).filter(|entry| !quick && !entry.contains("weight:")) {
+            entry.truncate(entry.len() - 1);
+            entry.push_str(", weight: 0}");
+        }
         for entry in upstreams.iter_mut().filter(|entry| !entry.contains("probe:")) {
             entry.truncate(entry.len() - 1);
             entry.push_str(&format!(", probe: {probe}}}"));

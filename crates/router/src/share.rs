@@ -21,7 +21,7 @@ pub struct Standing {
     pub weight: f64,
     /// Index of its upstream.
     pub upstream: usize,
-    /// 0: may not be used; in (0, 1): ramping, at most this part of its normal share; 1: closed.
+    /// 0: may not be used; in (0, 1): ramping, grows to this part of its normal share; 1: closed.
     pub ceiling: f64,
 }
 

@@ -160,6 +160,8 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         crate::health::shadow::mirror(&gateway, &call, model);
     }
     let mut story = Story::default();
+    let admits = |c: &Candidate| gateway.health.admits(c.path, model);
+    let shut = !route.candidates.iter().any(admits);
     let leg = Leg {
         candidates: &route.candidates,
         rules: route.rules,
@@ -175,9 +177,8 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         }
         Err(stop) => stop,
     };
-    let shut = !route.candidates.iter().any(|c| gateway.health.admits(c.path, model));
     let why = stand_in::Why {
-        unavailable: too_long.is_none() && (story.broken || route.candidates.iter().any(|c| !gateway.health.admits(c.path, model))),
+        unavailable: too_long.is_none() && (story.broken || !route.candidates.iter().all(admits)),
         too_long: too_long.is_some(),
         limited: story.limited || matches!(stop, Stop::Cooling(_)),
     };
@@ -200,7 +201,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
             }
         }
     }
-    refuse::give_up(accepted, &gateway, route, model, stop, story)
+    refuse::give_up(accepted, &gateway, route, model, shut, stop, story)
 }
 
 /// Keeps the failure that says most to a client: that a limit will pass rather than any other, the last of

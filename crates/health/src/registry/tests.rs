@@ -6,6 +6,7 @@ mod choice;
 mod copies;
 mod outcomes;
 mod sequences;
+mod waiting;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

@@ -83,6 +83,12 @@ fn the_first_step_arrives_at_once() {
 }
 
 #[test]
+fn a_ceiling_that_is_no_number_allows_nothing() {
+    let broken = Standing { ceiling: f64::NAN, ..at(0, 20) };
+    like(&Run::new(&[broken, at(1, 150)]).percent(), &[0.0, 100.0]);
+}
+
+#[test]
 fn weights_divide_among_upstreams_and_evenly_among_the_paths_of_one() {
     let heavy = |upstream| Standing { weight: 3.0, ..at(upstream, 20) };
     like(&Run::new(&[heavy(0), at(1, 20)]).percent(), &[75.0, 25.0]);

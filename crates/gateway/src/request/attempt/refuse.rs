@@ -13,16 +13,16 @@ use crate::gateway::{Gateway, Route};
 use crate::request::accept::Accepted;
 
 /// What is said when nothing answered: an upstream's own words where they are the client's business, else the
-/// cause.
+/// cause; where all paths were `shut` from the beginning, that.
 pub fn give_up(
     accepted: &mut Accepted,
     gateway: &Gateway,
     route: &Route,
     model: usize,
+    shut: bool,
     stop: Stop,
     story: Story,
 ) -> Result<Answered, GatewayError> {
-    let shut = !route.candidates.iter().any(|c| gateway.health.admits(c.path, model));
     let unhealthy = || {
         let paths = route.candidates.iter().map(|c| c.path);
         let back = gateway.health.back_in(paths, model, Instant::now().into_std());
@@ -30,7 +30,7 @@ pub fn give_up(
     };
     let Some((candidate, failed)) = story.telling else {
         return Err(match stop {
-            _ if shut => unhealthy(),
+            _ if !route.candidates.iter().any(|c| gateway.health.admits(c.path, model)) => unhealthy(),
             Stop::Cooling(wait) => GatewayError::RateLimited(wait),
             Stop::NothingUsable | Stop::AttemptsSpent | Stop::BudgetSpent | Stop::Pinned => {
                 GatewayError::Upstream(Class::Auth)

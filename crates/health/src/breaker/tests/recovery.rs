@@ -59,7 +59,6 @@ fn two_probes_end_a_first_rest_after_half_of_the_usual() {
     assert_eq!(run.pass(Duration::from_millis(4900)), None);
     assert_eq!(run.pass(TICK), Some(Reason::ProbesPass));
 
-    let mut run = run;
     assert_eq!(run.claimed(&fail()), Some(Reason::ShadowFailed));
     run.probe(true);
     run.probe(true);

@@ -135,7 +135,7 @@ fn traffic(node: &mut Node, span: Duration, lucky: usize) -> f64 {
     while node.now < end {
         let trickle = match node.choose() {
             Chosen::Path(path) => Err(path),
-            _ => node.registry.trickle(0..4, node.model, node.now).map_or(Err(usize::MAX), Ok),
+            _ => node.registry.trickle(0..4, node.model, node.now).ok_or(usize::MAX),
         };
         let path = trickle.as_ref().map_or_else(|path| *path, |trickle| trickle.path);
         node.send(path, if path == lucky { Outcome::Good } else { UNREACHED });
@@ -147,7 +147,8 @@ fn traffic(node: &mut Node, span: Duration, lucky: usize) -> f64 {
             let verdict = if shadow.path == lucky { Verdict::Pass } else { Verdict::Fail("dead".into()) };
             shadow.judge(&verdict, node.now);
         }
-        node.wait(MS * 450);
+        node.now += MS * 450;
+        node.registry.tick(node.now);
     }
     answered / all
 }

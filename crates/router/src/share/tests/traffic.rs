@@ -57,13 +57,6 @@ impl World {
     }
 }
 
-#[allow(unused)]
-/// The slowest but one in a hundred.
-fn all_but_a_hundredth(mut arrivals: Vec<f64>) -> f64 {
-    arrivals.sort_by(f64::total_cmp);
-    arrivals[arrivals.len() * 99 / 100 - 1]
-}
-
 #[test]
 fn nine_tenths_are_on_the_fast_path_five_seconds_after_a_cold_start() {
     let arrivals = (0..500).map(|seed| World::new(seed).arrival([20, 150], 0, 30));
@@ -71,17 +64,20 @@ fn nine_tenths_are_on_the_fast_path_five_seconds_after_a_cold_start() {
     assert!(slowest <= 5.0, "{slowest} s");
 }
 
+/// Of a path met once only before, even the first five samples at 5 % of the traffic may take four seconds:
+/// about one run in two hundred is late for it.
 #[test]
-fn nine_tenths_are_on_the_new_fast_path_ten_seconds_after_a_swap() {
-    for before in [15, 50, 300] {
-        let mut arrivals: Vec<f64> = Vec::new();
-        for seed in 0..5000 {
+fn nine_tenths_are_on_the_new_fast_path_ten_seconds_after_a_swap_in_99_of_100_runs() {
+    const RUNS: u64 = 200;
+    for before in [15, 50, 200] {
+        let arrival = |seed| {
             let mut world = World::new(seed);
             world.arrival([20, 150], 0, before);
-            arrivals.push(world.arrival([150, 20], 1, 20));
-        }
-        let late = arrivals.iter().filter(|a| **a > 10.0).count();
-        println!("{before} s: {late} late, the last at {:?}", arrivals.iter().fold(0.0f64, |a, b| a.max(*b)));
+            world.arrival([150, 20], 1, 20)
+        };
+        let late: Vec<f64> = (0..RUNS).map(arrival).filter(|seconds| *seconds > 10.0).collect();
+        assert!(late.len() as u64 <= RUNS / 100, "{late:?} s after {before} s");
+        assert!(late.iter().all(|seconds| *seconds < 13.0), "{late:?} s after {before} s");
     }
 }
 

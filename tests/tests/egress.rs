@@ -129,10 +129,9 @@ async fn a_dead_proxy_moves_to_the_next_way_out() {
     let dead: u16 = refusing().trim_end_matches("/v1").rsplit(':').next().unwrap().parse().unwrap();
     for scheme in ["http", "socks5h"] {
         let node = by(&upstream.url(), "hk, direct", &[egress("hk", scheme, dead)], "", "any").await;
-        let reply = node.chat().send().await;
-        assert_eq!((reply.status.as_u16(), reply.came_by()), (200, ("a@direct", "2")), "{scheme}");
+        asked_until_one_moved(&node, scheme).await;
     }
-    assert_eq!(upstream.count(), 2);
+    assert!(upstream.count() >= 2);
 }
 
 #[tokio::test]
@@ -148,9 +147,21 @@ async fn a_proxy_that_answers_nonsense_moves_to_the_next_way_out() {
         }
     });
     let node = by(&upstream.url(), "sg, direct", &[egress("sg", "socks5h", port)], "", "any").await;
-    let settled = node.chat().send().await;
+    asked_until_one_moved(&node, "socks5h").await;
     garbage.abort();
-    assert_eq!((settled.status.as_u16(), settled.came_by()), (200, ("a@direct", "2")));
+}
+
+/// Paths nothing is known of take turns by chance: one of these requests begins with the broken one.
+async fn asked_until_one_moved(node: &Node, what: &str) {
+    for _ in 0..100 {
+        let reply = node.chat().send().await;
+        let (path, attempts) = reply.came_by();
+        assert_eq!((reply.status.as_u16(), path), (200, "a@direct"), "{what}");
+        if attempts == "2" {
+            return;
+        }
+    }
+    panic!("{what}: the broken way out was never tried");
 }
 
 #[tokio::test]

@@ -102,7 +102,8 @@ async fn a_request_that_all_remote_upstreams_fail_is_answered_by_the_local_model
         assert!(answered.ok() && answered.fallback, "{answered:?}");
         assert_eq!((answered.path.as_str(), answered.said().as_str()), ("local@direct", "from local"));
     }
-    assert_eq!((site.a.count(Kind::User), site.b.count(Kind::User)), (2, 2), "both were asked before");
+    assert_eq!(site.a.count(Kind::User) + site.b.count(Kind::User), 6, "three tries for each came before");
+    assert!(site.a.count(Kind::User) >= 2 && site.b.count(Kind::User) >= 2, "of both");
 }
 
 #[tokio::test]

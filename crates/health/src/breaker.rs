@@ -139,8 +139,8 @@ impl Reason {
 pub enum Signal {
     /// The first content came.
     Good {
-        /// Later than the operator's bound for slow calls.
-        slow: bool,
+        /// Later than the operator's bound for slow calls; `None` where the time says nothing of that.
+        slow: Option<bool>,
         /// Far later than when all was well.
         lagging: bool,
         /// Later than a recovering path may be.
@@ -304,6 +304,12 @@ impl Breaker {
         self.probes_failed > 0 || self.in_a_row > 0
     }
 
+    /// An attempt failed and none has answered since.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.state == State::Closed && self.in_a_row > 0
+    }
+
     /// One probe has passed since the last failure; another may end a rest.
     #[must_use]
     pub const fn probe_passed_once(&self) -> bool {
@@ -351,11 +357,17 @@ impl Breaker {
                 self.unreached_in_a_row = 0;
                 self.pages = 0;
                 self.probes_failed = 0;
-                let counts = Counts { good: 1, slow: slow.into(), lagging: lagging.into(), ..Counts::default() };
+                let counts = Counts {
+                    good: 1,
+                    bad: 0,
+                    timed: slow.is_some().into(),
+                    slow: (slow == Some(true)).into(),
+                    lagging: lagging.into(),
+                };
                 self.firsts.add(counts, now);
                 let seen = self.firsts.sum(now);
-                if slow && around.others && seen.total() >= least && reaches(seen.slow, seen.good, slow_rate) {
-                    let text = format!("{} of {} answers over {:?}", seen.slow, seen.good, self.rules.breaker.slow_after);
+                if slow == Some(true) && around.others && seen.timed >= least && reaches(seen.slow, seen.timed, slow_rate) {
+                    let text = format!("{} of {} answers over {:?}", seen.slow, seen.timed, self.rules.breaker.slow_after);
                     return Some(self.trip(Reason::Slow, text, now));
                 }
                 None

@@ -3,7 +3,7 @@
 //! Streams and plain answers are measured apart: the first content of one comes long before the whole of the
 //! other. Reads for choosing are atomic; an estimate is written under a short lock once an answer has begun.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,16 @@ impl Cell {
         let mut state = self.lock();
         state.failures = state.decayed(now) + 1.0;
         state.failed_at = now;
+    }
+
+    /// It has recovered: what was measured in its trouble is no guide any more.
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        state.estimates = Default::default();
+        state.failures = 0.0;
+        for score in &self.score {
+            score.store(u32::MAX, Ordering::Relaxed);
+        }
     }
 
     /// Requests waiting for their first content.

@@ -432,7 +432,27 @@ impl Registry {
         if waits_in_vain && matches!(transition.to, State::Open | State::Disabled) {
             gate.abandoned.notify_waiters();
         }
+        if transition.to == State::Ramping {
+            self.forget(subject);
+        }
         (self.observer)(&Event { name, model, transition });
+    }
+
+    /// Begins to measure what has recovered anew.
+    fn forget(&self, subject: Subject) {
+        for (path, health) in self.paths.iter().enumerate() {
+            match subject {
+                Subject::Path(recovered) if recovered == path => {
+                    health.cells.iter().filter_map(OnceLock::get).for_each(|cell| cell.forget());
+                }
+                Subject::Service(upstream, model) if upstream == health.upstream => {
+                    if let Some(cell) = self.known_cell(path, model) {
+                        cell.forget();
+                    }
+                }
+                Subject::Path(_) | Subject::Service(..) => {}
+            }
+        }
     }
 
     /// What is left of a limit, in 1/1000, as an upstream's answer said.

@@ -13,7 +13,9 @@ pub struct Counts {
     pub good: u32,
     /// Failed.
     pub bad: u32,
-    /// Of the good ones: slower than a bound of the operator's.
+    /// Of the good ones: those whose time says how fast the path is.
+    pub timed: u32,
+    /// Of the timed ones: slower than a bound of the operator's.
     pub slow: u32,
     /// Of the good ones: far slower than they used to be.
     pub lagging: u32,
@@ -29,6 +31,7 @@ impl Counts {
     fn add(&mut self, more: Self) {
         self.good = self.good.saturating_add(more.good);
         self.bad = self.bad.saturating_add(more.bad);
+        self.timed = self.timed.saturating_add(more.timed);
         self.slow = self.slow.saturating_add(more.slow);
         self.lagging = self.lagging.saturating_add(more.lagging);
     }
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GOOD: Counts = Counts { good: 1, bad: 0, slow: 0, lagging: 0 };
+    const GOOD: Counts = Counts { good: 1, bad: 0, timed: 0, slow: 0, lagging: 0 };
 
     #[allow(clippy::disallowed_methods)]
     fn start() -> Instant {

@@ -63,8 +63,9 @@ const EXPLORABLE: f64 = 3.0;
 /// With fewer samples a path is a newcomer, and all newcomers together get no more than `NEWCOMERS`.
 const ACQUAINTED: u32 = 5;
 const NEWCOMERS: f64 = 0.05;
-/// A growing path doubles in this time, from `START` at least.
-const DOUBLING: Duration = Duration::from_secs(2);
+/// A growing path doubles in this part of the hysteresis (2 s of 10 s) and never more slowly, from `START` at least.
+const DOUBLINGS: u32 = 5;
+const DOUBLING_LONGEST: Duration = Duration::from_secs(2);
 const START: f64 = 0.1;
 /// A new `Shares` with fewer samples in all is looking around: what it finds is not worth a slow start.
 const SETTLED: u32 = 20;
@@ -117,7 +118,8 @@ impl Shares {
         let fell = self.paths.iter().zip(standings).map(|(p, s)| at_once || s.bound() < p.ceiling);
         let fell: Vec<bool> = fell.collect();
         let before: Vec<f64> = self.paths.iter().map(|p| p.share).collect();
-        let growth = (dt.as_secs_f64() / DOUBLING.as_secs_f64()).min(64.0).exp2();
+        let doubling = (choice.hysteresis / DOUBLINGS).clamp(Duration::from_millis(1), DOUBLING_LONGEST);
+        let growth = (dt.as_secs_f64() / doubling.as_secs_f64()).min(64.0).exp2();
         let shares = slew(&before, &targets, &fell, growth);
         for ((path, share), standing) in self.paths.iter_mut().zip(shares).zip(standings) {
             path.share = share.clamp(0.0, 1.0);

@@ -189,7 +189,7 @@ async fn send(gateway: Arc<Gateway>, due: MadeUp) {
             match attempt(&call, &way, Duration::MAX).await {
                 Verdict::Pass | Verdict::Slow => flight.first(now()),
                 Verdict::Fail(why) => {
-                    tracing::warn!(path = %path.name, model = %name, cause = %why, "a model of ours fails");
+                    tracing::warn!(path = %path.name, model = %name, cause = %why, "a made-up request fails");
                     flight.failed(Class::BadResponse, tidegate_health::evidence::Detail::Plain, now());
                 }
                 Verdict::Limited(_) | Verdict::Unclear | Verdict::Void => {}

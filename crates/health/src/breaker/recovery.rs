@@ -130,8 +130,8 @@ impl Breaker {
         if claim.ramping {
             self.ramp.in_flight = 0;
             let signal = match verdict {
-                Verdict::Pass => Signal::Good { slow: false, lagging: false, late: false },
-                Verdict::Slow => Signal::Good { slow: false, lagging: false, late: true },
+                Verdict::Pass => Signal::Good { slow: None, lagging: false, late: false },
+                Verdict::Slow => Signal::Good { slow: None, lagging: false, late: true },
                 Verdict::Fail(_) => Signal::Bad(Fault::Broken),
                 Verdict::Limited(_) | Verdict::Unclear | Verdict::Void => return None,
             };

@@ -5,10 +5,11 @@ mod recovery;
 mod sequences;
 mod trips;
 
-const GOOD: Signal = Signal::Good { slow: false, lagging: false, late: false };
-const SLOW: Signal = Signal::Good { slow: true, lagging: false, late: false };
-const LAGGING: Signal = Signal::Good { slow: false, lagging: true, late: false };
-const LATE: Signal = Signal::Good { slow: false, lagging: false, late: true };
+const GOOD: Signal = Signal::Good { slow: Some(false), lagging: false, late: false };
+const SLOW: Signal = Signal::Good { slow: Some(true), lagging: false, late: false };
+const UNTIMED: Signal = Signal::Good { slow: None, lagging: false, late: false };
+const LAGGING: Signal = Signal::Good { slow: Some(false), lagging: true, late: false };
+const LATE: Signal = Signal::Good { slow: Some(false), lagging: false, late: true };
 const BROKEN: Signal = Signal::Bad(Fault::Broken);
 const UNREACHED: Signal = Signal::Bad(Fault::Unreached);
 const PAGE: Signal = Signal::Bad(Fault::Page);

@@ -120,13 +120,15 @@ impl Registry {
         division.used.set(now);
         let look = Look { registry: self, route: health, division, ask };
         if ask.fallback {
-            let (mut closed, mut share) = (false, 0);
+            let (mut ramps, mut closed, mut share) = (false, false, 0);
             for i in (0..look.len()).filter(|i| look.usable(*i)) {
-                closed |= !self.is_ramping(look.path(i), ask.model);
+                let ramping = self.is_ramping(look.path(i), ask.model);
+                ramps |= ramping;
+                closed |= !ramping;
                 share += look.share(i);
             }
             // The high half, since the pick draws from all of it anew.
-            if !closed && (ask.random >> 48) as u32 >= share {
+            if ramps && !closed && (ask.random >> 48) as u32 >= share {
                 return Chosen::Fallback;
             }
         }

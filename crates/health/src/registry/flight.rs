@@ -80,8 +80,13 @@ impl Flight {
         let slow_after = upstream.rules.breaker.slow_after;
         let late = latency > usual.map_or(slow_after, |p95| p95.mul_f64(recovery.max_latency_ratio)).max(recovery.latency_floor);
         let lagging = usual.is_some_and(|p95| latency > (p95 * LAGGING).max(recovery.latency_floor * 2));
-        // How long a plain answer takes says how long it is.
-        let slow = self.kind == 1 && !service.reasoning && latency > slow_after;
+        // A plain answer takes as long as it is long: what is usual has to be known.
+        let slow = match (self.kind, usual) {
+            _ if service.reasoning => None,
+            (0, None) => None,
+            (0, Some(usual)) => Some(latency > slow_after.max(usual.mul_f64(recovery.max_latency_ratio))),
+            _ => Some(latency > slow_after),
+        };
         health.good.set(now);
         service.good.set(now);
         if let Some(cell) = registry.known_cell(self.path, self.model) {
@@ -101,7 +106,7 @@ impl Flight {
         registry.note(subject, change);
         let subject = Subject::Path(self.path);
         let around = registry.around(subject);
-        let good = Signal::Good { slow: false, lagging: false, late };
+        let good = Signal::Good { slow: None, lagging: false, late };
         let change = health.gate.with(now, |breaker| breaker.first(good, self.way, around, now));
         registry.note(subject, change);
     }

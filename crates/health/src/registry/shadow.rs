@@ -11,6 +11,8 @@ use crate::breaker::{Claim, State, Verdict};
 /// A model of ours is asked this many times as seldom as made-up requests are sent elsewhere, always, so that it is
 /// known to work before it is needed.
 const CANARY: u32 = 3;
+/// A path whose last attempts failed and which has no traffic is asked this often until it is known what it is.
+const DOUBT: Duration = Duration::from_secs(1);
 /// Idle routes' recoveries are not worth much: after these times made-up requests become this much rarer.
 const QUIET: [(Duration, u32); 2] = [(Duration::from_secs(3600), 30), (Duration::from_secs(600), 6)];
 
@@ -30,7 +32,7 @@ pub struct Shadow {
 pub enum MadeUp {
     /// To prove a recovery; the model is not known where no request has gone there yet.
     Recovery(Shadow),
-    /// To keep a model of ours tried.
+    /// To keep a model of ours tried, or to know what is wrong with a path that traffic has left.
     Canary {
         /// Over which path.
         path: usize,
@@ -146,7 +148,9 @@ impl Registry {
                         service.made_up.set(now);
                         due.push(MadeUp::Recovery(shadow));
                     }
-                } else if upstream.local && rested(upstream.rules.synthetic.interval * CANARY) {
+                } else if (upstream.local && rested(upstream.rules.synthetic.interval * CANARY))
+                    || (self.is_in_doubt(path, service, now) && quiet >= DOUBT && rested(DOUBT))
+                {
                     service.made_up.set(now);
                     due.push(MadeUp::Canary { path, model });
                 }
@@ -161,6 +165,13 @@ impl Registry {
             }
         }
         due
+    }
+
+    /// The last attempts failed. Traffic already goes elsewhere, so that nothing but a made-up request would show
+    /// whether it is broken.
+    fn is_in_doubt(&self, path: usize, service: &super::Service, now: Instant) -> bool {
+        let doubt = |gate: &crate::gate::Gate| gate.with(now, |breaker| breaker.is_in_doubt());
+        doubt(&service.gate) || self.paths.get(path).is_some_and(|health| doubt(&health.gate))
     }
 
     /// A model that is asked for before any client does.

@@ -59,6 +59,7 @@ impl Leg<'_> {
             barred: Vec::new(),
         };
         if around.belongs_to_fallback() {
+            story.broken = true;
             return Ok(Err(Stop::NothingUsable));
         }
         let mut next = plan.first(&mut around);

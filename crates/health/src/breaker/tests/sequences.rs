@@ -27,7 +27,7 @@ fn signal() -> impl Strategy<Value = Signal> {
     ];
     prop_oneof![
         8 => Just(GOOD),
-        1 => (any::<bool>(), any::<bool>(), any::<bool>())
+        1 => (any::<Option<bool>>(), any::<bool>(), any::<bool>())
             .prop_map(|(slow, lagging, late)| Signal::Good { slow, lagging, late }),
         2 => fault.prop_map(Signal::Bad),
     ]

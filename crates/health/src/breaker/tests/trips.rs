@@ -82,6 +82,15 @@ fn slow_answers_open_only_where_others_could_take_the_traffic() {
     run.firsts(3, GOOD);
     assert_eq!(run.firsts(11, SLOW), None, "11 of 14 are not four fifths");
     assert_eq!(run.first(SLOW), Some(Reason::Slow));
+
+    let mut run = Run::new();
+    run.around.others = true;
+    run.firsts(100, UNTIMED);
+    assert_eq!(
+        run.firsts(10, SLOW),
+        Some(Reason::Slow),
+        "what tells nothing of the time is not in the count"
+    );
 }
 
 #[test]

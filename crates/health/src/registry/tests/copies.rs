@@ -87,6 +87,21 @@ fn of_a_model_that_recovers_copies_go_where_its_paths_take_traffic() {
 }
 
 #[test]
+fn no_copy_goes_where_the_path_or_the_model_is_open() {
+    let mut node = Node::new().warm().shadowing(A_PROXY);
+    node.sends(5, A_DIRECT, BROKEN);
+    node.told_of_model("a", Reason::Consecutive);
+    assert!(node.registry.shadow(0, node.model, node.now).is_none(), "it could only fail by the model");
+    node.force(A_DIRECT, Some(State::Disabled));
+    node.wait(SECOND * 10);
+    let shadow = node.registry.shadow(0, node.model, node.now).unwrap();
+    assert_eq!(shadow.path, A_PROXY, "both prove themselves by it");
+    node.told();
+    shadow.judge(&Verdict::Fail("500".into()), node.now);
+    assert_eq!(node.told().len(), 2);
+}
+
+#[test]
 fn a_sample_of_none_copies_none() {
     let mut setup = setup();
     let mut rules = Health::default();

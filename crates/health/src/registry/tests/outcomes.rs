@@ -83,6 +83,15 @@ fn silence_blames_the_path_where_another_egress_answers() {
     node.now += SECOND;
     node.sends(5, A_PROXY, SILENT);
     node.told_of_model("a", Reason::Consecutive);
+
+    let mut node = Node::new().warm();
+    let mut silent: Vec<Flight> = (0..5).map(|_| node.flight(A_PROXY)).collect();
+    node.send(A_DIRECT, Outcome::Good);
+    node.send(A_PROXY, Outcome::Good);
+    for flight in &mut silent {
+        flight.failed(Class::Timeout, Detail::Plain, node.now);
+    }
+    node.told_of_model("a", Reason::Consecutive);
 }
 
 #[test]
@@ -147,6 +156,22 @@ fn slow_first_contents_open_unless_no_other_upstream_could_take_them() {
     node.force(B_DIRECT, Some(State::Closed));
     node.told();
     slow(&mut node, 1);
+    node.told_of_model("a", Reason::Slow);
+
+    let plain = |node: &mut Node, n, seconds| {
+        let begin = |_| node.registry.begin(A_DIRECT, node.model, 0, 0, node.now);
+        let flights: Vec<Flight> = (0..n).map(begin).collect();
+        node.now += SECOND * seconds;
+        for mut flight in flights {
+            flight.first(node.now);
+        }
+    };
+    let mut node = Node::new();
+    plain(&mut node, 20, 30);
+    plain(&mut node, 20, 30);
+    assert_eq!(node.told(), [], "30 s are usual for these plain answers");
+    node.wait(SECOND * 60);
+    plain(&mut node, 20, 90);
     node.told_of_model("a", Reason::Slow);
 }
 

@@ -154,7 +154,7 @@ fn traffic(node: &mut Node, span: Duration, lucky: usize) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn no_outcomes_leave_a_route_without_a_way_and_what_works_is_found_again(

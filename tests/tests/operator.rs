@@ -8,7 +8,7 @@ use tidegate_tests::load::{Ask, Load};
 use tidegate_tests::node::{Node, Setup};
 use tidegate_tests::simulated::{Kind, Simulated};
 
-const SOON: Duration = Duration::from_secs(5);
+const BACK: Duration = Duration::from_secs(15);
 
 /// `a` gets everything, `b` what `a` does not answer.
 async fn primary_and_spare() -> (Node, Simulated, Simulated) {
@@ -46,7 +46,7 @@ async fn an_operator_takes_a_path_out_and_puts_it_back() {
         }
         assert_eq!(a.count(Kind::User), asked, "users' requests at a path that is out");
         operate(&node, back).await;
-        node.until_path_state("a@direct", "closed", SOON).await;
+        node.until_path_state("a@direct", "closed", BACK).await;
         let asked = a.count(Kind::User);
         assert_eq!(Ask::plain(&node).send().await.path, "a@direct", "after {back}");
         assert_eq!(a.count(Kind::User), asked + 1);

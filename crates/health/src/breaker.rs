@@ -183,6 +183,8 @@ pub struct Transition {
     pub reason: Reason,
     /// The counts or times that decided.
     pub evidence: String,
+    /// When.
+    pub at: Instant,
 }
 
 /// What surrounds a breaker when it decides.
@@ -408,6 +410,9 @@ impl Breaker {
         if cut && self.state == State::Ramping {
             return self.first_ramping(Signal::Bad(Fault::Broken), now);
         }
+        if cut {
+            self.calm_since = now;
+        }
         self.ends.add(Counts { good: u32::from(!cut), bad: u32::from(cut), ..Counts::default() }, now);
         let seen = self.ends.sum(now);
         if cut && seen.total() >= self.rules.breaker.min_requests && reaches(seen.bad, seen.total(), CUTS) {
@@ -492,9 +497,9 @@ impl Breaker {
         let rules = Arc::clone(&self.rules);
         let flap = &rules.flap;
         let within = flap.within;
+        self.trips.retain(|at| now.saturating_duration_since(*at) < within);
         if matches!(self.state, State::Closed | State::Ramping) {
             self.trips.push_back(now);
-            self.trips.retain(|at| now.saturating_duration_since(*at) < within);
             while self.trips.len() > flap.trips.max(1) as usize {
                 self.trips.pop_front();
             }
@@ -536,7 +541,7 @@ impl Breaker {
             }
             State::Open | State::Disabled => {}
         }
-        Transition { from, to, reason, evidence }
+        Transition { from, to, reason, evidence, at: now }
     }
 
     fn forget(&mut self) {

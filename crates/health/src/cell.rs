@@ -3,7 +3,7 @@
 //! Streams and plain answers are measured apart: the first content of one comes long before the whole of the
 //! other. Reads for choosing are atomic; an estimate is written under a short lock once an answer has begun.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use crate::waiting::Waiting;
 pub const KINDS: usize = 2;
 /// Over how long estimates of time to the first content are averaged.
 const TAU: Duration = Duration::from_secs(60);
+/// A path that is measured this often is no newcomer.
+const WELL_KNOWN: usize = 5;
 /// A failure's penalty halves about every seven seconds.
 const PENALTY_TAU: f64 = 10.0;
 /// Three failures in a row cost all of it.
@@ -32,6 +34,8 @@ pub struct Cell {
     pub answered: Mark,
     /// The last request.
     pub used: Mark,
+    /// The last made-up one.
+    pub made_up: Mark,
     /// Microseconds, by kind, as choosing sees them.
     pub score: [AtomicU32; KINDS],
 }
@@ -53,6 +57,7 @@ impl Cell {
             waiting: [Waiting::new(stalled_after, now), Waiting::new(stalled_after, now)],
             answered: Mark::new(now),
             used: Mark::new(now),
+            made_up: Mark::new(now),
             score: [AtomicU32::new(u32::MAX), AtomicU32::new(u32::MAX)],
         }
     }
@@ -73,13 +78,20 @@ impl Cell {
         state.failed_at = now;
     }
 
-    /// It has recovered: what was measured in its trouble is no guide any more.
-    pub fn forget(&self) {
+    /// It has recovered: failures are forgiven, and an estimate taken in its trouble gives way to what was `usual`
+    /// before, by kind.
+    pub fn recovered(&self, usual: [Option<Duration>; KINDS], now: Instant) {
         let mut state = self.lock();
-        state.estimates = Default::default();
         state.failures = 0.0;
-        for score in &self.score {
-            score.store(u32::MAX, Ordering::Relaxed);
+        for (estimate, usual) in state.estimates.iter_mut().zip(usual) {
+            if let (Some(held), Some(usual)) = (estimate.get(), usual)
+                && held > usual
+            {
+                *estimate = Estimate::default();
+                for _ in 0..WELL_KNOWN {
+                    estimate.observe(usual, now, TAU);
+                }
+            }
         }
     }
 

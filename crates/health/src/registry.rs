@@ -138,6 +138,8 @@ struct PathHealth {
     good: Mark,
     /// The last failure that the way itself may be to blame for.
     bad: Mark,
+    /// Failures that speak of the path since the last answer over it.
+    bad_in_a_row: AtomicU32,
     /// The last failure of a request.
     failed: Mark,
     used: Mark,
@@ -163,7 +165,6 @@ struct Service {
     baselines: Mutex<[Baseline; KINDS]>,
     used: Mark,
     good: Mark,
-    made_up: Mark,
     /// What the caller called the kind of the last request: which endpoint.
     form: AtomicU32,
     /// An upstream's own word on what is left of a limit, in 1/1000, and when it said so.
@@ -218,6 +219,7 @@ impl Registry {
                 network: Mutex::default(),
                 good: Mark::new(now),
                 bad: Mark::new(now),
+                bad_in_a_row: AtomicU32::new(0),
                 failed: Mark::new(now),
                 used: Mark::new(now),
                 suspect: Notify::new(),
@@ -368,7 +370,6 @@ impl Registry {
                 baselines: Mutex::new([Baseline::new(now), Baseline::new(now)]),
                 used: Mark::new(now),
                 good: Mark::new(now),
-                made_up: Mark::new(now),
                 form: AtomicU32::new(0),
                 remaining: AtomicU32::new(1000),
                 remaining_at: Mark::new(now),
@@ -433,24 +434,25 @@ impl Registry {
             gate.abandoned.notify_waiters();
         }
         if transition.to == State::Ramping {
-            self.forget(subject);
+            self.forgive(subject, transition.at);
         }
         (self.observer)(&Event { name, model, transition });
     }
 
-    /// Begins to measure what has recovered anew.
-    fn forget(&self, subject: Subject) {
+    /// What was measured of something in its trouble is no guide to it once it has recovered.
+    fn forgive(&self, subject: Subject, now: Instant) {
         for (path, health) in self.paths.iter().enumerate() {
-            match subject {
-                Subject::Path(recovered) if recovered == path => {
-                    health.cells.iter().filter_map(OnceLock::get).for_each(|cell| cell.forget());
+            let concerned = match subject {
+                Subject::Path(recovered) => recovered == path,
+                Subject::Service(upstream, _) => upstream == health.upstream,
+            };
+            for (model, service) in self.services(health.upstream).filter(|_| concerned) {
+                if matches!(subject, Subject::Service(_, recovered) if recovered != model) {
+                    continue;
                 }
-                Subject::Service(upstream, model) if upstream == health.upstream => {
-                    if let Some(cell) = self.known_cell(path, model) {
-                        cell.forget();
-                    }
+                if let Some(cell) = self.known_cell(path, model) {
+                    cell.recovered([service.p95(0, 0, now), service.p95(1, 0, now)], now);
                 }
-                Subject::Path(_) | Subject::Service(..) => {}
             }
         }
     }

@@ -65,6 +65,14 @@ impl Flight {
         let Some((health, service)) = self.parts() else { return std::future::pending().await };
         let way = health.gate.abandoned.notified();
         let model = service.gate.abandoned.notified();
+        // It may have opened before anybody listened.
+        let opened = |gate: &crate::gate::Gate, permit| {
+            let view = gate.view();
+            !view.admits() && view.permit != permit
+        };
+        if opened(&health.gate, self.way) || opened(&service.gate, self.service) {
+            return;
+        }
         tokio::select! { () = way => {}, () = model => {} }
     }
 
@@ -87,7 +95,7 @@ impl Flight {
             (0, Some(usual)) => Some(latency > slow_after.max(usual.mul_f64(recovery.max_latency_ratio))),
             _ => Some(latency > slow_after),
         };
-        health.good.set(now);
+        health.is_good(now);
         service.good.set(now);
         if let Some(cell) = registry.known_cell(self.path, self.model) {
             cell.observe(self.kind, latency, now);
@@ -124,7 +132,7 @@ impl Flight {
         health.failed.set(now);
         // An answer, however bad, came over it.
         if scope == Scope::Path || class.unknown_fate() {
-            health.bad.set(now);
+            health.is_bad(now);
         }
         let (subject, gate, permit) = match scope {
             Scope::Path => (Subject::Path(self.path), &health.gate, self.way),

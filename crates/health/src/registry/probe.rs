@@ -74,7 +74,7 @@ impl Registry {
                 }
             }
             Err(why) => {
-                health.bad.set(now);
+                health.is_bad(now);
                 let change = health.gate.with(now, |breaker| breaker.probe(false, now)).map(|mut change| {
                     change.evidence = format!("{}; the last: {why}", change.evidence);
                     change

@@ -130,28 +130,32 @@ impl Registry {
             let mut known = false;
             for (model, service) in self.services(health.upstream) {
                 let state = service.gate.view().state;
-                if matches!(state, State::Open | State::Disabled) || model == crate::models::NONE {
+                // Many models share the last number, and none of them is called what it is.
+                let nameless = matches!(model, crate::models::NONE | crate::models::OTHER);
+                if matches!(state, State::Open | State::Disabled) || nameless {
                     continue;
                 }
+                let Some(cell) = self.cell(path, model, now) else { continue };
                 known = true;
                 let recovers = |state| matches!(state, State::Shadowing | State::Ramping);
-                let quiet = self.quiet_for(path, model, now);
+                let quiet = cell.used.since(now).unwrap_or_else(|| now.saturating_duration_since(self.born));
                 let interval = upstream.rules.synthetic.interval * rarer(quiet);
-                let rested = |than: Duration| service.made_up.since(now).is_none_or(|since| since >= than);
+                let rested = |than: Duration| cell.made_up.since(now).is_none_or(|since| since >= than);
                 if recovers(way) || recovers(state) {
                     // A model of ours is never sent copies, so made-up requests do not wait for them.
-                    let lacking = upstream.local || quiet >= upstream.rules.synthetic.after_idle;
+                    let lacking = upstream.local
+                        || quiet.min(self.recovering_for(path, service, now)) >= upstream.rules.synthetic.after_idle;
                     if lacking
                         && rested(interval)
                         && let Some(shadow) = self.claim(path, model, true, now)
                     {
-                        service.made_up.set(now);
+                        cell.made_up.set(now);
                         due.push(MadeUp::Recovery(shadow));
                     }
                 } else if (upstream.local && rested(upstream.rules.synthetic.interval * CANARY))
                     || (self.is_in_doubt(path, service, now) && quiet >= DOUBT && rested(DOUBT))
                 {
-                    service.made_up.set(now);
+                    cell.made_up.set(now);
                     due.push(MadeUp::Canary { path, model });
                 }
             }
@@ -179,10 +183,13 @@ impl Registry {
         let _ = self.service(upstream, model, now);
     }
 
-    /// How long no live request, real or copied, has gone over a recovering path for a model.
-    fn quiet_for(&self, path: usize, model: usize, now: Instant) -> Duration {
-        let since = self.known_cell(path, model).and_then(|cell| cell.used.since(now));
-        since.unwrap_or_else(|| now.saturating_duration_since(self.born))
+    /// Since when live requests could have been copied, or sent, to what recovers here.
+    fn recovering_for(&self, path: usize, service: &super::Service, now: Instant) -> Duration {
+        let since = |gate: &crate::gate::Gate| {
+            gate.with(now, |b| (b.state() != State::Closed).then(|| now.saturating_duration_since(b.since())))
+        };
+        let way = self.paths.get(path).and_then(|health| since(&health.gate));
+        way.into_iter().chain(since(&service.gate)).min().unwrap_or_default()
     }
 
     /// A copy of a live request goes out over a path: live traffic is not lacking.

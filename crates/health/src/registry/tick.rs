@@ -17,6 +17,21 @@ const STALLED_ALL: u32 = 2;
 const IN_VAIN: u32 = 3;
 /// Failures of the last sixth of a breaker's window (10 s of 60 s) are set beside each other.
 const CORRELATED: u32 = 6;
+const IN_A_ROW: u32 = 2;
+
+impl super::PathHealth {
+    /// Something was answered over it.
+    pub(super) fn is_good(&self, now: Instant) {
+        self.good.set(now);
+        self.bad_in_a_row.store(0, Relaxed);
+    }
+
+    /// A failure that speaks of it.
+    pub(super) fn is_bad(&self, now: Instant) {
+        self.bad.set(now);
+        self.bad_in_a_row.fetch_add(1, Relaxed);
+    }
+}
 
 impl Registry {
     /// Runs for as long as the process lives. What it does takes microseconds per path.
@@ -87,8 +102,14 @@ impl Registry {
                     if all == 0 {
                         continue;
                     }
-                    let Some(usual) = service.p95(kind, 0, now) else { continue };
-                    let patience = (usual * IN_VAIN).max(upstream.rules.breaker.stalled_after);
+                    let breaker = &upstream.rules.breaker;
+                    let patience = match service.p95(kind, 0, now) {
+                        Some(usual) => usual * IN_VAIN,
+                        // How long a plain answer may take, or one that is thought over first, nobody can say.
+                        None if kind == 0 || service.reasoning => continue,
+                        None => breaker.slow_after,
+                    };
+                    let patience = patience.max(breaker.stalled_after);
                     let old = waiting.older_than(patience, now);
                     let silent = |since: Option<Duration>| since.is_none_or(|since| since >= patience);
                     if old > 0 && silent(cell.answered.since(now)) {
@@ -99,13 +120,15 @@ impl Registry {
                         continue;
                     }
                     let evidence = format!("{old} requests wait for over {patience:.1?} and nothing is answered");
-                    // Other models over the same path: then it is the model.
-                    let (subject, gate) = if silent(health.good.since(now)) {
+                    // Where other models are answered over the same path, and this one over no other, it is the model.
+                    let begun = now.checked_sub(patience).unwrap_or(now);
+                    let elsewhere = self.answered_elsewhere(path, model, begun, now);
+                    let (subject, gate) = if elsewhere || silent(health.good.since(now)) {
                         (Subject::Path(path), &health.gate)
                     } else {
                         (Subject::Service(health.upstream, model), &service.gate)
                     };
-                    health.bad.set(now);
+                    health.is_bad(now);
                     let change = gate.with(now, |breaker| breaker.open(Reason::Stalled, evidence, now));
                     self.note(subject, change);
                 }
@@ -118,7 +141,8 @@ impl Registry {
             upstream: health.upstream,
             egress: health.egress,
             good: health.good.since(now),
-            bad: health.bad.since(now),
+            // One failure alone happens on any line.
+            bad: health.bad.since(now).filter(|_| health.bad_in_a_row.load(Relaxed) >= IN_A_ROW),
         };
         let paths: Vec<Experience> = self.paths.iter().map(experience).collect();
         let within = self.upstreams.iter().map(|u| u.rules.breaker.window).min().unwrap_or_default() / CORRELATED;

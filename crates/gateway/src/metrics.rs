@@ -322,3 +322,9 @@ pub fn retry(route: &str, won: bool) {
     let outcome = if won { "won" } else { "lost" };
     counter!("tidegate_retries_total", "route" => route.to_owned(), "outcome" => outcome).increment(1);
 }
+
+/// A second try beside a slow first one ended: whether its answer was used.
+pub fn hedge(route: &str, won: bool) {
+    let outcome = if won { "won" } else { "lost" };
+    counter!("tidegate_hedges_total", "route" => route.to_owned(), "outcome" => outcome).increment(1);
+}

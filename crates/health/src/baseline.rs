@@ -74,6 +74,22 @@ impl Baseline {
         self.p95.get(size).copied().flatten()
     }
 
+    /// Any percentile, 1 to 99, for a size as above; computed from the samples each time.
+    pub fn percentile(&mut self, size: usize, percent: u8, now: Instant) -> Option<Duration> {
+        self.turn(now);
+        let mut sized = [0u32; STEPS];
+        let mut all = [0u32; STEPS];
+        for bin in self.bins.iter() {
+            for (n, histogram) in bin.iter().enumerate() {
+                add(&mut all, histogram);
+                if n == size {
+                    add(&mut sized, histogram);
+                }
+            }
+        }
+        percentile_of(&sized, percent).or_else(|| percentile_of(&all, percent))
+    }
+
     fn compute(&mut self) {
         let mut by_size = [[0u32; STEPS]; SIZES];
         for bin in self.bins.iter() {
@@ -85,9 +101,9 @@ impl Baseline {
         for histogram in &by_size {
             add(&mut all, histogram);
         }
-        let overall = p95_of(&all);
+        let overall = percentile_of(&all, 95);
         for (p95, histogram) in self.p95.iter_mut().zip(&by_size) {
-            *p95 = p95_of(histogram).or(overall);
+            *p95 = percentile_of(histogram, 95).or(overall);
         }
     }
 
@@ -115,12 +131,12 @@ fn step_of(latency: Duration) -> usize {
 }
 
 /// The upper edge of the step that the percentile falls in.
-fn p95_of(histogram: &Histogram) -> Option<Duration> {
+fn percentile_of(histogram: &Histogram, percent: u8) -> Option<Duration> {
     let total: u32 = histogram.iter().fold(0, |sum, n| sum.saturating_add(*n));
     if total < ENOUGH {
         return None;
     }
-    let rank = (f64::from(total) * 0.95).ceil() as u32;
+    let rank = (f64::from(total) * f64::from(percent) / 100.0).ceil() as u32;
     let mut seen = 0u32;
     let step = histogram.iter().position(|n| {
         seen = seen.saturating_add(*n);

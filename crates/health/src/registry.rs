@@ -293,6 +293,23 @@ impl Registry {
         service.p95(kind, size, now)
     }
 
+    /// A percentile of the times to the first content of the last hour, while all was well, but no less than what is
+    /// never slow; `None` where too little is known.
+    #[must_use]
+    pub fn percentile(&self, path: usize, model: usize, kind: usize, size: usize, percent: u8, now: Instant) -> Option<Duration> {
+        let service = self.service_of(path, model)?;
+        let floor = self.upstreams.get(self.paths.get(path)?.upstream)?.rules.recovery.latency_floor;
+        let mut baselines = service.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        baselines.get_mut(kind)?.percentile(size, percent, now).map(|time| time.max(floor))
+    }
+
+    /// Another egress connected first although this path had a head start: it is not the faster one now.
+    pub fn lost_race(&self, path: usize, model: usize, now: Instant) {
+        if let Some(cell) = self.known_cell(path, model) {
+            cell.failed(now);
+        }
+    }
+
     /// How long an answer took lately, in microseconds, with what failures add; `u32::MAX` where unknown.
     #[must_use]
     pub fn score(&self, path: usize, model: usize, kind: usize) -> u32 {

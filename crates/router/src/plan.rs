@@ -170,6 +170,11 @@ impl<'a> Plan<'a> {
         self.choose(around, None)
     }
 
+    /// Another path is tried beside the one under way, or took over from it.
+    pub fn also(&mut self, candidate: Candidate) {
+        self.begin(candidate);
+    }
+
     /// The failure told next befell the request only because of a decision of ours (a path that was still proving
     /// itself, a frozen one that others were stuck on): the move away is neither counted nor charged.
     pub const fn forgive(&mut self) {

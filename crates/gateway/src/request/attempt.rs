@@ -143,6 +143,8 @@ pub struct Story {
     telling: Option<(Candidate, Failed)>,
     /// The attempt before.
     last: Option<Candidate>,
+    /// A second try went out beside another; there is one at most.
+    hedged: bool,
     /// Some failure was the upstream's or the way's.
     broken: bool,
     /// Some failure was a limit of ours at an upstream.

@@ -23,6 +23,8 @@ const SCARCE_PENALTY: Duration = Duration::from_secs(1);
 /// At once where nothing has proven itself, doubled with every verified pass, at most five times.
 const TRICKLE: u32 = 2;
 const TRICKLE_DOUBLINGS: u32 = 5;
+/// After a failure none for this part of the first rest (500 ms of 10 s).
+const TRICKLE_PAUSE: u32 = 20;
 
 /// The division of one route's and model's traffic.
 #[derive(Debug)]
@@ -244,7 +246,7 @@ impl Registry {
             Some(health.bad.since(now).into_iter().chain(health.failed.since(now)).min().unwrap_or(Duration::MAX))
         };
         let mut open: Vec<(Duration, usize)> = paths
-            .filter(|path| self.may_trickle(*path, model, now))
+            .filter(|path| self.may_trickle(*path, model, now) && !self.is_paused(*path, now))
             .filter_map(|path| Some((failed(path)?, path)))
             .collect();
         open.sort_unstable_by(|a, b| b.cmp(a));
@@ -265,6 +267,15 @@ impl Registry {
             way.into_iter().chain(service).max().map(|until| until.saturating_duration_since(now))
         };
         paths.filter_map(until).min()
+    }
+
+    /// What failed just now is not asked again at once: a trickle is no stream.
+    fn is_paused(&self, path: usize, now: Instant) -> bool {
+        let Some(health) = self.paths.get(path) else { return true };
+        let Some(upstream) = self.upstreams.get(health.upstream) else { return true };
+        let failed = health.bad.since(now).into_iter().chain(health.failed.since(now)).min();
+        let good = health.good.since(now).unwrap_or(Duration::MAX);
+        failed.is_some_and(|failed| failed < good && failed < upstream.rules.breaker.open_for / TRICKLE_PAUSE)
     }
 
     fn may_trickle(&self, path: usize, model: usize, now: Instant) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_config::used::Hedge;
 use tidegate_health::baseline::size_of;
 use tidegate_health::registry::{Ask, Chosen};
 use tidegate_router::outcome::{Class, Failure};
@@ -93,8 +94,27 @@ impl Leg<'_> {
             };
             accepted.note(|settle| settle.attempts += 1);
             let unproven = gateway.health.is_ramping(path.index, self.model);
-            let result = self.once(gateway, call, path, key, started).await;
+            let mut second = None;
+            let (over, key, result) = match self.hedge_after(&around, path, story) {
+                None => self.once(&around, path, key, started).await,
+                Some(after) => self.hedged(&around, &mut plan, candidate, key, after, &mut second).await,
+            };
+            if second.is_some() {
+                story.hedged = true;
+                accepted.note(|settle| settle.attempts += 1);
+            }
             accepted.note(|settle| settle.upstream_wait += started.elapsed());
+            let path = gateway.paths.get(over).ok_or(GatewayError::Internal)?;
+            let candidate = match self.candidates.iter().find(|c| c.path == over) {
+                Some(other) if *other != candidate => {
+                    if second.is_none() {
+                        plan.also(*other);
+                    }
+                    story.last = Some(*other);
+                    *other
+                }
+                _ => candidate,
+            };
             let failed = match result {
                 Ok(answered) => {
                     if !matches!(answered.body, Body::Events(..)) {
@@ -131,15 +151,98 @@ impl Leg<'_> {
         }
     }
 
-    /// One attempt, which health hears of.
+    /// When a second try may go out beside this one; `None`: none may.
+    fn hedge_after(&self, around: &Around<'_>, path: &Path, story: &Story) -> Option<Duration> {
+        let call = around.call;
+        if story.hedged || call.parsed.pinned || self.choose.is_none() {
+            return None;
+        }
+        match around.route.config.hedge? {
+            Hedge::After(time) => Some(time),
+            Hedge::Percentile(percent) => {
+                let (kind, size) = (usize::from(call.parsed.stream), size_of(call.parsed.body.len()));
+                let now = crate::health::now();
+                around.gateway.health.percentile(path.index, self.model, kind, size, percent, now)
+            }
+        }
+    }
+
+    /// One attempt, and after a while a second one over another path beside it, where the retry budget has room: the
+    /// first answer wins and the other attempt is dropped. `second` tells where it went.
+    async fn hedged(
+        &self,
+        around: &Around<'_>,
+        plan: &mut Plan<'_>,
+        candidate: Candidate,
+        key: usize,
+        after: Duration,
+        second: &mut Option<Candidate>,
+    ) -> (usize, usize, Result<Answered, Failed>) {
+        let gateway = around.gateway;
+        let Some(path) = gateway.paths.get(candidate.path) else {
+            return (candidate.path, key, Err(Failed::new(Class::Busy, "no such path")));
+        };
+        let rival = around.rival(candidate);
+        let spend = || {
+            let mut budget = around.route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            budget.spend(crate::health::now())
+        };
+        let mut first = std::pin::pin!(self.once(around, path, key, Instant::now()));
+        tokio::select! {
+            biased;
+            result = &mut first => return result,
+            () = tokio::time::sleep(after) => {}
+        }
+        let Some((rival, rival_key, rival_path)) = rival.and_then(|rival| {
+            let path = gateway.paths.get(rival.path)?;
+            match path.upstream.keys.offer(around.model, &[], Instant::now()) {
+                Offer::Key(key) if spend() => Some((rival, key, path)),
+                Offer::Key(_) | Offer::Resting(_) => None,
+            }
+        }) else {
+            return first.await;
+        };
+        *second = Some(rival);
+        plan.also(rival);
+        let mut other = std::pin::pin!(self.once(around, rival_path, rival_key, Instant::now()));
+        let (won, result) = tokio::select! {
+            biased;
+            result = &mut first => match result {
+                (_, _, Ok(_)) => (false, result),
+                (_, _, Err(_)) => (true, other.await),
+            },
+            result = &mut other => match result {
+                (_, _, Ok(_)) => (true, result),
+                (_, _, Err(_)) => (false, first.await),
+            },
+        };
+        crate::metrics::hedge(&around.route.config.name, won && result.2.is_ok());
+        result
+    }
+
+    /// One attempt, which health hears of, with the path it really went over.
     async fn once(
         &self,
-        gateway: &Arc<Gateway>,
-        call: &Call,
+        around: &Around<'_>,
         path: &Arc<Path>,
         key: usize,
         started: Instant,
+    ) -> (usize, usize, Result<Answered, Failed>) {
+        let mut over = path.index;
+        let result = self.watched(around, path, key, started, &mut over).await;
+        (over, key, result)
+    }
+
+    async fn watched(
+        &self,
+        around: &Around<'_>,
+        path: &Arc<Path>,
+        key: usize,
+        started: Instant,
+        over: &mut usize,
     ) -> Result<Answered, Failed> {
+        let (gateway, call) = (around.gateway, around.call);
+        let rival = around.other_way(path);
         let now = started.into_std();
         let (kind, size) = (usize::from(call.parsed.stream), size_of(call.parsed.body.len()));
         let mut first_byte = path.upstream.config.timeouts.first_byte;
@@ -154,10 +257,15 @@ impl Leg<'_> {
         let mut flight = gateway.health.begin(path.index, self.model, kind, size, now);
         let result = tokio::select! {
             biased;
-            result = once::once(call, path, key, first_byte) => result,
+            result = once::by_way(call, once::Way { path, rival, over }, key, first_byte) => result,
             () = flight.abandoned() => Err(Failed::abandoned()),
         };
         let result = result.or_else(Failed::or_clients_fault);
+        if *over != path.index {
+            // What follows speaks of the path that connected first.
+            gateway.health.lost_race(path.index, self.model, now);
+            flight = gateway.health.begin(*over, self.model, kind, size, now);
+        }
         let now = Instant::now();
         match result {
             Ok(mut answered) => {
@@ -165,7 +273,7 @@ impl Leg<'_> {
                 if answered.status.is_success() {
                     flight.first(now.into_std());
                     if let Some(left) = answered.left {
-                        gateway.health.remaining(path.index, self.model, left, now.into_std());
+                        gateway.health.remaining(*over, self.model, left, now.into_std());
                     }
                     answered.flight = matches!(answered.body, Body::Events(..)).then_some(flight);
                 }
@@ -186,7 +294,7 @@ impl Leg<'_> {
 /// What one request knows of the paths around it.
 struct Around<'a> {
     leg: &'a Leg<'a>,
-    gateway: &'a Gateway,
+    gateway: &'a Arc<Gateway>,
     route: &'a Route,
     call: &'a Call,
     model: &'a str,
@@ -224,6 +332,34 @@ impl Around<'_> {
             path.is_some_and(|path| path.upstream.keys.ready_in(self.model, &[], now) == Some(Duration::ZERO))
         };
         self.gateway.health.choose(self.call.route, &self.ask(fallback, ready), now.into_std())
+    }
+
+    /// Another path for a second try: of another upstream if there is one, and the best of them.
+    fn rival(&self, from: Candidate) -> Option<Candidate> {
+        let now = Instant::now();
+        let may = |c: &&Candidate| {
+            **c != from
+                && self.gateway.health.admits(c.path, self.leg.model)
+                && !self.gateway.health.is_ramping(c.path, self.leg.model)
+                && self.gateway.paths.get(c.path).is_some_and(|path| {
+                    path.upstream.keys.ready_in(self.model, &[], now) == Some(Duration::ZERO)
+                })
+        };
+        let rank = |c: &&Candidate| (c.upstream == from.upstream, self.score(**c));
+        self.leg.candidates.iter().filter(may).min_by_key(rank).copied()
+    }
+
+    /// Another egress to the same upstream, for a race of connections.
+    fn other_way(&self, path: &Path) -> Option<&Arc<Path>> {
+        let from = self.leg.candidates.iter().find(|c| c.path == path.index)?;
+        let may = |c: &&Candidate| {
+            c.upstream == from.upstream
+                && c.path != from.path
+                && self.gateway.health.admits(c.path, self.leg.model)
+                && !self.gateway.health.is_ramping(c.path, self.leg.model)
+        };
+        let other = self.leg.candidates.iter().filter(may).min_by_key(|c| self.score(**c))?;
+        self.gateway.paths.get(other.path)
     }
 
     fn learn(&mut self, candidate: Candidate, key: usize, path: &Path, failure: &Failure) {

@@ -24,20 +24,41 @@ use crate::request::read::Target;
 use crate::request::relay::{Events, Step};
 use crate::request::route::Call;
 use crate::upstream::exchange::{self, AnswerBody, Conn};
-use crate::upstream::pool::{Grant, Want};
+use crate::upstream::pool::{Grant, Slot, Want};
 use crate::upstream::{InFlight, Path};
 
 /// A plain answer up to this size is read whole and checked before it goes out; a larger one is handed through.
 const WHOLE_MAX: usize = 8 * 1024 * 1024;
 /// Events held back before the first content; more than this without any content is no answer.
 const HELD_MAX: usize = 1024 * 1024;
+/// After this long without a connection a rival is connected to as well (RFC 8305's Connection Attempt Delay).
+const HEAD_START: Duration = Duration::from_millis(250);
 /// How long the body of an error may take.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A kept connection may turn out closed; so may the next one, if the server closes them all.
 const UNSEEN_MAX: u32 = 3;
 
-/// Runs the attempt, waiting `first_byte` at most for the first content. Dropping the future closes or resets what it opened.
+/// Where an attempt goes.
+pub struct Way<'a> {
+    /// The path chosen for it.
+    pub path: &'a Arc<Path>,
+    /// Another egress of the same upstream, which is connected to as well when `path` takes long to connect: the first
+    /// connection that stands gets the request.
+    pub rival: Option<&'a Arc<Path>>,
+    /// The path the request really went over.
+    pub over: &'a mut usize,
+}
+
+/// Runs the attempt, waiting `first_byte` at most for the first content. Dropping the future closes or resets what
+/// it opened.
 pub async fn once(call: &Call, path: &Arc<Path>, key: usize, first_byte: Duration) -> Result<Answered, Failed> {
+    let way = Way { path, rival: None, over: &mut path.index.clone() };
+    by_way(call, way, key, first_byte).await
+}
+
+/// The same over whichever of two egresses connects first.
+pub async fn by_way(call: &Call, way: Way<'_>, key: usize, first_byte: Duration) -> Result<Answered, Failed> {
+    let path = way.path;
     let timeouts = path.upstream.config.timeouts;
     let first_by = (Instant::now() + first_byte).min(call.deadline);
     let place = timeout_at(first_by, path.upstream.enter())
@@ -47,7 +68,7 @@ pub async fn once(call: &Call, path: &Arc<Path>, key: usize, first_byte: Duratio
         .ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
     let _running = Running::begin(path);
     let mut stage = Stage::Waiting;
-    let response = match timeout_at(first_by, head(call, path, key, &mut stage)).await {
+    let response = match timeout_at(first_by, head(call, way, key, &mut stage)).await {
         Ok(response) => response?,
         Err(_) => return Err(stage.too_late()),
     };
@@ -174,12 +195,7 @@ impl Drop for Running<'_> {
 }
 
 /// Gets a connection and the answer's head over it.
-async fn head(
-    call: &Call,
-    path: &Arc<Path>,
-    key: usize,
-    stage: &mut Stage,
-) -> Result<Response<AnswerBody>, Failed> {
+async fn head(call: &Call, way: Way<'_>, key: usize, stage: &mut Stage) -> Result<Response<AnswerBody>, Failed> {
     let mut unseen = 0;
     loop {
         *stage = Stage::Waiting;
@@ -189,29 +205,26 @@ async fn head(
             (0, true) => Want::NotKept,
             _ => Want::New,
         };
-        let take = path.pool.take(want, Instant::now());
+        let take = way.path.pool.take(want, Instant::now());
         let grant = if call.alternatives {
-            let taken = tokio::time::timeout(path.connect_timeout(), take).await;
+            let taken = tokio::time::timeout(way.path.connect_timeout(), take).await;
             taken.map_err(|_| Stage::Waiting.too_late())?
         } else {
             take.await
         };
-        let conn = match grant {
-            Grant::H1(h1) => Conn::H1(h1),
-            Grant::H2(h2) => Conn::H2(h2),
-            Grant::Slot(slot) => {
+        let (conn, path) = match (grant, way.rival) {
+            (Grant::H1(h1), _) => (Conn::H1(h1), way.path),
+            (Grant::H2(h2), _) => (Conn::H2(h2), way.path),
+            (Grant::Slot(slot), None) => {
                 *stage = Stage::Connecting;
-                let connected = path
-                    .pool
-                    .connector
-                    .connect(path.connect_timeout())
-                    .await
-                    .map_err(|e| Failed::new(e.class(), e.to_string()).about(e.about()))?;
-                exchange::handshake(connected, slot, &path.pool)
-                    .await
-                    .map_err(|e| Failed::new(Class::Connect, format!("http handshake: {e}")))?
+                (open(way.path, slot).await?, way.path)
+            }
+            (Grant::Slot(slot), Some(rival)) => {
+                *stage = Stage::Connecting;
+                race(way.path, slot, rival, want).await?
             }
         };
+        *way.over = path.index;
         let request = request(call, path, key, matches!(conn, Conn::H2(_)))?;
         *stage = Stage::Sent;
         match exchange::send(conn, request, &path.pool).await {
@@ -219,6 +232,51 @@ async fn head(
             Err(error) if error.unseen && unseen < UNSEEN_MAX => unseen += 1,
             Err(error) => return Err(verdict::of_send(&error)),
         }
+    }
+}
+
+/// A connection that stands.
+async fn open(path: &Arc<Path>, slot: Slot) -> Result<Conn, Failed> {
+    let connected = path
+        .pool
+        .connector
+        .connect(path.connect_timeout())
+        .await
+        .map_err(|e| Failed::new(e.class(), e.to_string()).about(e.about()))?;
+    exchange::handshake(connected, slot, &path.pool)
+        .await
+        .map_err(|e| Failed::new(Class::Connect, format!("http handshake: {e}")))
+}
+
+/// The first of two connections that stands; the second is begun a little later. No request has gone anywhere yet,
+/// so the other one costs nothing. The error is the first path's.
+async fn race<'a>(
+    path: &'a Arc<Path>,
+    slot: Slot,
+    rival: &'a Arc<Path>,
+    want: Want,
+) -> Result<(Conn, &'a Arc<Path>), Failed> {
+    let mut first = std::pin::pin!(open(path, slot));
+    tokio::select! {
+        biased;
+        conn = &mut first => return conn.map(|conn| (conn, path)),
+        () = tokio::time::sleep(HEAD_START) => {}
+    }
+    let second = async {
+        match rival.pool.take(want, Instant::now()).await {
+            Grant::H1(h1) => Ok(Conn::H1(h1)),
+            Grant::H2(h2) => Ok(Conn::H2(h2)),
+            Grant::Slot(slot) => open(rival, slot).await,
+        }
+    };
+    let mut second = std::pin::pin!(second);
+    tokio::select! {
+        biased;
+        conn = &mut first => conn.map(|conn| (conn, path)),
+        conn = &mut second => match conn {
+            Ok(conn) => Ok((conn, rival)),
+            Err(_) => first.await.map(|conn| (conn, path)),
+        },
     }
 }
 

@@ -155,6 +155,8 @@ fn where_all_is_open_a_few_go_where_the_last_failure_is_longest_ago() {
         node.sends(3, path, UNREACHED);
     }
     assert_eq!((node.admitted(), node.choose()), (vec![], Chosen::Nothing));
+    assert!(node.registry.trickle(0..4, node.model, node.now).is_none(), "not what failed just now");
+    node.now += MS * 500;
     let trickle = |node: &Node| node.registry.trickle(0..4, node.model, node.now);
     let taken: Vec<Trickle> = std::iter::from_fn(|| trickle(&node)).collect();
     let order: Vec<usize> = taken.iter().map(|trickle| trickle.path).collect();
@@ -163,6 +165,7 @@ fn where_all_is_open_a_few_go_where_the_last_failure_is_longest_ago() {
     drop(taken);
     assert_eq!(trickle(&node).map(|trickle| trickle.path), Some(B_PROXY), "places are given back");
     node.send(B_PROXY, BROKEN);
+    node.now += MS * 500;
     assert_eq!(trickle(&node).map(|trickle| trickle.path), Some(A_DIRECT), "any failure sends it to the end");
 
     node.send(A_DIRECT, Outcome::Good);

@@ -212,11 +212,11 @@ fn a_model_of_ours_is_always_tried_and_never_sent_copies() {
         let due = node.registry.made_up(node.now);
         due.iter().filter(|due| matches!(due, MadeUp::Canary { path: A_DIRECT | A_PROXY, .. })).count()
     };
-    assert_eq!(canaries(&node), 1);
+    assert_eq!(canaries(&node), 2, "over each of its paths");
     node.wait(SECOND * 29);
     assert_eq!(canaries(&node), 0);
     node.wait(SECOND);
-    assert_eq!(canaries(&node), 1);
+    assert_eq!(canaries(&node), 2);
 
     let node = node.shadowing(A_DIRECT);
     assert!(node.registry.shadow(0, node.model, node.now).is_none());

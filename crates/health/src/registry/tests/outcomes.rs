@@ -58,7 +58,7 @@ fn a_node_that_gets_errors_for_answers_is_not_cut_off() {
     node.wait(MS * 100);
     assert!(!node.registry.is_cut_off());
     for path in 0..4 {
-        node.send(path, UNREACHED);
+        node.sends(2, path, UNREACHED);
     }
     node.wait(MS * 100);
     assert!(node.registry.is_cut_off());
@@ -178,9 +178,13 @@ fn slow_first_contents_open_unless_no_other_upstream_could_take_them() {
 #[test]
 fn two_upstreams_lost_over_one_egress_open_the_egress() {
     let mut node = Node::new().warm();
-    node.send(A_PROXY, UNREACHED);
+    node.sends(2, A_PROXY, UNREACHED);
     node.wait(MS * 100);
     assert_eq!(node.told(), [], "one may be blocked behind it");
+    node.send(B_PROXY, UNREACHED);
+    node.send(A_DIRECT, Outcome::Good);
+    node.wait(MS * 100);
+    assert_eq!(node.told(), [], "once may be chance");
     node.send(B_PROXY, UNREACHED);
     node.send(A_DIRECT, Outcome::Good);
     node.wait(MS * 100);
@@ -193,8 +197,8 @@ fn two_upstreams_lost_over_one_egress_open_the_egress() {
 #[test]
 fn two_egresses_lost_to_one_upstream_open_the_upstream() {
     let mut node = Node::new().warm();
-    node.send(A_PROXY, UNREACHED);
-    node.send(A_DIRECT, UNREACHED);
+    node.sends(2, A_PROXY, UNREACHED);
+    node.sends(2, A_DIRECT, UNREACHED);
     node.send(B_PROXY, Outcome::Good);
     node.send(B_DIRECT, Outcome::Good);
     node.wait(MS * 100);

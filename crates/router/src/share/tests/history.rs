@@ -78,7 +78,7 @@ fn no_stampede(standings: Vec<Standing>, events: &[Event]) -> Result<(), TestCas
             past.clear();
             ceilings = held;
         }
-        past.retain(|(then, _)| at - *then <= DOUBLING);
+        past.retain(|(then, _)| at - *then <= DOUBLING_LONGEST);
         for (then, before) in &past {
             for (now, before) in now.iter().zip(before) {
                 let bound = (2.0 * before).max(2.0 * START);

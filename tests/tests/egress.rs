@@ -97,9 +97,7 @@ async fn wrong_proxy_credentials_move_to_the_next_way_out() {
     let Some(proxy) = Proxy::tinyproxy("gate", "right").await else { return };
     let upstream = answering().await;
     let node = by(&upstream.url(), "hk, direct", &[egress("hk", "http", proxy.port)], "", "wrong").await;
-    let reply = node.chat().send().await;
-    assert_eq!((reply.status.as_u16(), reply.came_by()), (200, ("a@direct", "2")));
-    assert_eq!(upstream.count(), 1);
+    asked_until_one_moved(&node, "a@direct").await;
     let failed = [("path", "a@hk"), ("type", "proxy")];
     assert_eq!(node.metric("tidegate_api_errors_total", &failed).await, 1.0);
     assert!(!node.process.output().contains("wrong"), "the log holds the password");
@@ -129,7 +127,7 @@ async fn a_dead_proxy_moves_to_the_next_way_out() {
     let dead: u16 = refusing().trim_end_matches("/v1").rsplit(':').next().unwrap().parse().unwrap();
     for scheme in ["http", "socks5h"] {
         let node = by(&upstream.url(), "hk, direct", &[egress("hk", scheme, dead)], "", "any").await;
-        asked_until_one_moved(&node, scheme).await;
+        asked_until_one_moved(&node, "a@direct").await;
     }
     assert!(upstream.count() >= 2);
 }
@@ -147,21 +145,21 @@ async fn a_proxy_that_answers_nonsense_moves_to_the_next_way_out() {
         }
     });
     let node = by(&upstream.url(), "sg, direct", &[egress("sg", "socks5h", port)], "", "any").await;
-    asked_until_one_moved(&node, "socks5h").await;
+    asked_until_one_moved(&node, "a@direct").await;
     garbage.abort();
 }
 
 /// Paths nothing is known of take turns by chance: one of these requests begins with the broken one.
-async fn asked_until_one_moved(node: &Node, what: &str) {
+async fn asked_until_one_moved(node: &Node, sound: &str) {
     for _ in 0..100 {
         let reply = node.chat().send().await;
         let (path, attempts) = reply.came_by();
-        assert_eq!((reply.status.as_u16(), path), (200, "a@direct"), "{what}");
+        assert_eq!((reply.status.as_u16(), path), (200, sound));
         if attempts == "2" {
             return;
         }
     }
-    panic!("{what}: the broken way out was never tried");
+    panic!("the broken way out was never tried");
 }
 
 #[tokio::test]
@@ -195,9 +193,7 @@ async fn wrong_socks_credentials_move_to_the_next_way_out() {
     let Some(proxy) = Proxy::microsocks("gate", "right").await else { return };
     let upstream = answering().await;
     let node = by(&upstream.url(), "sg, direct", &[egress("sg", "socks5h", proxy.port)], "", "wrong").await;
-    let reply = node.chat().send().await;
-    assert_eq!((reply.status.as_u16(), reply.came_by()), (200, ("a@direct", "2")));
-    assert_eq!(upstream.count(), 1);
+    asked_until_one_moved(&node, "a@direct").await;
 }
 
 #[tokio::test]
@@ -208,8 +204,7 @@ async fn when_one_proxy_cannot_reach_the_upstream_the_other_is_asked() {
     // The name exists behind the second proxy alone.
     let entries = [egress("hk", "http", http.port), egress("sg", "socks5h", socks.port)];
     let node = by(&upstream.url_as(BEHIND), "hk, sg", &entries, "", "right").await;
-    let reply = node.chat().send().await;
-    assert_eq!((reply.status.as_u16(), reply.came_by()), (200, ("a@sg", "2")));
+    asked_until_one_moved(&node, "a@sg").await;
     assert_eq!(node.metric("tidegate_failovers_total", &[("from", "a@hk"), ("to", "a@sg")]).await, 1.0);
 }
 

@@ -27,7 +27,7 @@ use crate::cell::{Cell, KINDS};
 use crate::gate::{Gate, View};
 use crate::mark::Mark;
 use crate::models::{self, Models};
-pub use choose::{Ask, Chosen, Trickle};
+pub use choose::{Ask, Chosen, DivisionStatus, Part, Trickle};
 pub use flight::Flight;
 pub use probe::Reached;
 pub use shadow::{MadeUp, Shadow};

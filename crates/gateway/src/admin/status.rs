@@ -33,7 +33,7 @@ pub fn of(gateway: &Gateway) -> Value {
         "store": {"kind": "embedded", "state": "up"},
         "paths": (0..gateway.paths.len()).map(|index| path(gateway, index)).collect::<Vec<_>>(),
         "egress": egress.collect::<Vec<_>>(),
-        "routes": gateway.routes.iter().map(|r| route(gateway, r)).collect::<Vec<_>>(),
+        "routes": gateway.routes.iter().enumerate().map(|(n, r)| route(gateway, n, r)).collect::<Vec<_>>(),
         "fleet": [],
     })
 }
@@ -70,16 +70,28 @@ pub fn path(gateway: &Gateway, index: usize) -> Value {
     })
 }
 
-fn route(gateway: &Gateway, route: &Route) -> Value {
+fn route(gateway: &Gateway, index: usize, route: &Route) -> Value {
     let names = |candidates: &[tidegate_router::plan::Candidate]| -> Vec<String> {
         candidates.iter().filter_map(|c| gateway.paths.get(c.path)).map(|path| path.name.clone()).collect()
     };
     let fallback: Vec<String> = route.fallback.iter().flat_map(|fallback| names(&fallback.candidates)).collect();
+    let traffic = gateway.health.divisions(index, now()).into_iter().map(|division| {
+        let parts = division.parts.iter().map(|part| {
+            let name = gateway.paths.get(part.path).map(|path| path.name.as_str());
+            json!({"path": name, "share": part.share, "score_ms": part.score.map(millis)})
+        });
+        json!({
+            "model": division.model.as_deref(),
+            "stream": division.streamed,
+            "paths": parts.collect::<Vec<_>>(),
+        })
+    });
     json!({
         "model": route.config.model.as_str(),
         "paths": names(&route.candidates),
         "fallback": fallback,
         "fallback_active": observe::is_on_fallback(route, now()),
+        "traffic": traffic.collect::<Vec<_>>(),
     })
 }
 

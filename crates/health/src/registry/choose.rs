@@ -70,6 +70,28 @@ pub enum Chosen {
     Nothing,
 }
 
+/// A route's traffic of one model and kind, as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct DivisionStatus {
+    /// `None`: requests that name none.
+    pub model: Option<Arc<str>>,
+    /// Streams are divided apart from plain answers.
+    pub streamed: bool,
+    /// In the order of the route's paths.
+    pub parts: Vec<Part>,
+}
+
+/// A path's part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Of the path, by number.
+    pub path: usize,
+    /// 0 to 1.
+    pub share: f64,
+    /// What it was judged by: the usual time to the first content, and what failures add.
+    pub score: Option<Duration>,
+}
+
 struct Look<'a, F> {
     registry: &'a Registry,
     route: &'a RouteHealth,
@@ -101,7 +123,9 @@ impl<F: Fn(usize) -> bool> Field for Look<'_, F> {
     }
 
     fn pending(&self, i: usize) -> u32 {
-        self.registry.known_cell(self.path(i), self.ask.model).map_or(0, crate::cell::Cell::pending)
+        // Of its own kind, since the shares are.
+        let cell = self.registry.known_cell(self.path(i), self.ask.model);
+        cell.and_then(|cell| cell.waiting.get(self.ask.kind)).map_or(0, crate::waiting::Waiting::all)
     }
 
     fn score(&self, i: usize) -> u32 {
@@ -180,6 +204,35 @@ impl Registry {
             let share = (shares.get(i) * f64::from(WHOLE)).round() as u32;
             slot.store(share.min(WHOLE) | if shares.in_band(i) { IN_BAND } else { 0 }, Relaxed);
         }
+    }
+
+    /// How the traffic of a route is divided, by model and kind, as far as it had some lately.
+    #[must_use]
+    pub fn divisions(&self, route: usize, now: Instant) -> Vec<DivisionStatus> {
+        let Some(route) = self.routes.get(route) else { return Vec::new() };
+        let mut divisions = Vec::new();
+        for (model, slot) in route.choosers.iter().enumerate() {
+            let Some(chooser) = slot.get() else { continue };
+            for (kind, division) in chooser.kinds.iter().enumerate() {
+                if division.used.since(now).is_none_or(|since| since >= STALE) {
+                    continue;
+                }
+                let part = |(path, share): (&usize, &AtomicU32)| {
+                    let micros = self.score(*path, model, kind);
+                    Part {
+                        path: *path,
+                        share: f64::from(share.load(Relaxed) & !IN_BAND) / f64::from(WHOLE),
+                        score: (micros != u32::MAX).then(|| Duration::from_micros(micros.into())),
+                    }
+                };
+                divisions.push(DivisionStatus {
+                    model: self.models.name(model),
+                    streamed: kind == 1,
+                    parts: route.paths.iter().zip(&division.shares).map(part).collect(),
+                });
+            }
+        }
+        divisions
     }
 
     fn standings(&self, route: &RouteHealth, model: usize, kind: usize, now: Instant) -> Vec<Standing> {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use humantime::format_duration as shown;
+use tidegate_config::used::Hedge;
 use tidegate_config::{Client, Config, Purpose, Route, Upstream, beyond_attempts, nearest};
 
 use super::check::{ConfigFile, FILE_DEFAULT, printed};
@@ -100,7 +101,10 @@ fn explain(config: &Config, model: &str, client: Option<&str>) -> (String, End) 
         route.to.iter().filter_map(|&index| config.upstreams.get(index)).collect();
     says_paths(&mut out, config, route, &upstreams);
     says_times(&mut out, route, &upstreams);
-    let _ = writeln!(out, "fallback: none");
+    says_hedge(&mut out, route);
+    says_fallback(&mut out, config, route);
+    let mirrored = if route.shadow { "may be copied to a recovering path of this route" } else { "never copied" };
+    let _ = writeln!(out, "shadow: {mirrored}");
     let _ = writeln!(out, "cache: off");
     let limit = config.node_limit;
     let _ = writeln!(
@@ -160,24 +164,75 @@ fn passed_over(routes: &[Route]) -> String {
     format!(" ({}: no match)", names.join(", "))
 }
 
-/// Every way to every upstream, in the order they are tried.
+/// Every way to every upstream, in the order of the file.
 fn says_paths(out: &mut String, config: &Config, route: &Route, upstreams: &[&Upstream]) {
-    let _ = writeln!(out, "paths, tried in this order:");
+    let _ = writeln!(out, "paths, among which health, latency and weight decide:");
     let mut paths = 0_usize;
     for upstream in upstreams {
         for egress in upstream.egress.iter().filter_map(|&index| config.egress.get(index)) {
             paths += 1;
-            let url = &upstream.base_url;
-            let scheme = if url.tls { "https" } else { "http" };
+            let weight =
+                if upstream.weight == 1.0 { String::new() } else { format!(", weight {}", upstream.weight) };
             let _ = writeln!(
                 out,
-                "  {}@{}  {scheme}://{}{}, max_in_flight {}",
-                upstream.name, egress.name, url.authority, url.path, upstream.max_in_flight
+                "  {}@{}  {}, max_in_flight {}{weight}",
+                upstream.name,
+                egress.name,
+                address(upstream),
+                upstream.max_in_flight
             );
         }
     }
     if let Some(remark) = beyond_attempts(paths, route.retry.attempts) {
         let _ = writeln!(out, "  {remark}");
+    }
+}
+
+fn address(upstream: &Upstream) -> String {
+    let url = &upstream.base_url;
+    format!("{}://{}{}", if url.tls { "https" } else { "http" }, url.authority, url.path)
+}
+
+fn says_hedge(out: &mut String, route: &Route) {
+    let after = match route.hedge {
+        None => return,
+        Some(Hedge::Percentile(percent)) => format!("the p{percent} of a path's own times"),
+        Some(Hedge::After(time)) => shown(time),
+    };
+    let _ = writeln!(out, "hedge: a second path is asked as well after {after}, within the retry budget");
+}
+
+/// What stands in, in the order it is tried.
+fn says_fallback(out: &mut String, config: &Config, route: &Route) {
+    if route.fallback.is_empty() {
+        let _ = writeln!(out, "fallback: none");
+        return;
+    }
+    let _ = writeln!(out, "fallback, tried in this order:");
+    for fallback in &route.fallback {
+        let Some(upstream) = config.upstreams.get(fallback.upstream) else { continue };
+        let when = fallback.when;
+        let cases = [
+            (when.unavailable, "no path is usable"),
+            (when.context_length_exceeded, "the prompt is too long for the model"),
+            (when.rate_limited, "every key is at its limit"),
+        ];
+        let cases: Vec<&str> = cases.iter().filter(|(on, _)| *on).map(|(_, text)| *text).collect();
+        let _ = write!(out, "  {}  {}, when {}", upstream.name, address(upstream), cases.join(" or "));
+        if let Some(model) = &fallback.model {
+            let _ = write!(out, "; as model {model}");
+        }
+        let prompt = &fallback.prompt;
+        if prompt.system.is_some() {
+            let _ = write!(out, "; with a system prompt of its own");
+        }
+        if let Some(most) = prompt.max_tokens {
+            let _ = write!(out, "; at most {most} tokens");
+        }
+        if let Some(turns) = prompt.keep_last_turns {
+            let _ = write!(out, "; the last {turns} turns");
+        }
+        let _ = writeln!(out);
     }
 }
 
@@ -246,7 +301,7 @@ model: gpt-4o
 client: team-a, may ask for it by `gpt-4o` of its models
 route: gpt*, number 2 of 2, the first that matches
   before it (o1*: no match)
-paths, tried in this order:
+paths, among which health, latency and weight decide:
   one@hk  https://one/v1, max_in_flight 1000
   one@direct  https://one/v1, max_in_flight 1000
   two@direct  http://two:8000/v1, max_in_flight 1000
@@ -256,6 +311,7 @@ timeouts of each attempt:
 timeouts of all attempts: 2m, streamed 10m
 retry: 4 attempts at most, another path at once, the same upstream after up to 100ms growing x2 to 10s; retries are at most 10% of requests
 fallback: none
+shadow: may be copied to a recovering path of this route
 cache: off
 limits: node in_flight 1000; beyond it 100 wait for up to 1s, the rest get 503 overloaded
 "
@@ -282,6 +338,27 @@ limits: node in_flight 1000; beyond it 100 wait for up to 1s, the rest get 503 o
             assert!(text.contains(part), "{text}");
         }
     }
+
+    #[test]
+    fn a_fallback_is_told_with_its_cases_and_changes() {
+        let file = FILE.replace(
+            "retry: {attempts: 4}",
+            "hedge: {after: 800ms}, fallback: [{upstream: local, when: [unavailable, rate_limited], model: tiny, \
+             prompt: {system: 'Be brief.', max_tokens: 64, keep_last_turns: 2}}]",
+        );
+        let local = "  - {name: local, base_url: 'http://l:8000/v1', local: true, max_in_flight: 2}\nroutes:";
+        let file = file.replacen("routes:", local, 1);
+        let config = parse("f", file.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
+        let (text, _) = explain(&config, "gpt-4o", None);
+        let expected = "\
+hedge: a second path is asked as well after 800ms, within the retry budget
+fallback, tried in this order:
+  local  http://l:8000/v1, when no path is usable or every key is at its limit; as model tiny; with a system prompt \
+of its own; at most 64 tokens; the last 2 turns
+";
+        assert!(text.contains(expected), "{text}");
+    }
+
     #[test]
     fn paths_beyond_the_attempts_are_told() {
         let remark = |attempts: &str| {

@@ -34,7 +34,7 @@ use crate::request::route::Call;
 use crate::upstream::exchange::AnswerBody;
 use crate::upstream::keys::Offer;
 use crate::upstream::{InFlight, Path};
-use leg::Leg;
+use leg::{Leg, Turn};
 
 /// An answer whose first content is in hand.
 pub struct Answered {
@@ -168,7 +168,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         candidates: &route.candidates,
         rules: route.rules,
         model,
-        choose: Some(stand_in::is_alive(&gateway, route, &call)),
+        turn: Turn::Route { backed: stand_in::is_alive(&gateway, route, &call) },
     };
     let mut too_long = None;
     let stop = match leg.run(accepted, &gateway, route, &call, &mut story).await? {
@@ -179,6 +179,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         }
         Err(stop) => stop,
     };
+    let untried = story.last.is_none();
     let why = stand_in::Why {
         unavailable: too_long.is_none() && (story.broken || !route.candidates.iter().all(admits)),
         too_long: too_long.is_some(),
@@ -192,12 +193,12 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     if let Some(answered) = too_long {
         return Ok(answered);
     }
-    if shut && stop == Stop::NothingUsable && story.last.is_none() {
+    if shut && untried && stop == Stop::NothingUsable {
         let paths = route.candidates.iter().map(|c| c.path);
         if let Some(place) = gateway.health.trickle(paths, model, now) {
             let only: Vec<Candidate> = route.candidates.iter().copied().filter(|c| c.path == place.path).collect();
             let rules = tidegate_router::plan::Rules { attempts: 1, ..route.rules };
-            let leg = Leg { candidates: &only, rules, model, choose: None };
+            let leg = Leg { candidates: &only, rules, model, turn: Turn::LastResort };
             if let Ok(answered) = leg.run(accepted, &gateway, route, &call, &mut story).await? {
                 return Ok(answered);
             }

@@ -33,8 +33,28 @@ pub struct Leg<'a> {
     pub rules: Rules,
     /// Of the request as these paths get it, by number.
     pub model: usize,
-    /// `Some`: the route's own paths, whose first one health chooses; whether a fallback is alive.
-    pub choose: Option<bool>,
+    /// Whose paths they are.
+    pub turn: Turn,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The route's own paths, the first of which health chooses.
+    Route {
+        /// A fallback stands by, for what paths that are still proving themselves should not take.
+        backed: bool,
+    },
+    /// A fallback's: outside of the route's attempts and budget.
+    Fallback,
+    /// One path that is shut, because nothing else is left.
+    LastResort,
+}
+
+impl Turn {
+    const fn is_route(self) -> bool {
+        matches!(self, Self::Route { .. })
+    }
 }
 
 impl Leg<'_> {
@@ -143,7 +163,7 @@ impl Leg<'_> {
             around.learn(candidate, key, path, &failed.failure);
             story.broken |= class.blames_upstream() || matches!(class, Class::Busy | Class::Auth);
             story.limited |= matches!(class, Class::RateLimited | Class::Quota);
-            if failed.abandoned || (unproven && self.choose.is_some()) {
+            if failed.abandoned || (unproven && self.turn.is_route()) {
                 plan.forgive();
             }
             next = plan.after(candidate, failed.failure, &mut around);
@@ -154,7 +174,7 @@ impl Leg<'_> {
     /// When a second try may go out beside this one; `None`: none may.
     fn hedge_after(&self, around: &Around<'_>, path: &Path, story: &Story) -> Option<Duration> {
         let call = around.call;
-        if story.hedged || call.parsed.pinned || self.choose.is_none() {
+        if story.hedged || call.parsed.pinned || !self.turn.is_route() {
             return None;
         }
         match around.route.config.hedge? {
@@ -322,7 +342,7 @@ impl Around<'_> {
 
     /// Only paths that are still proving themselves are left, and it is the fallback's turn.
     fn belongs_to_fallback(&self) -> bool {
-        self.leg.choose == Some(true) && self.chosen(true) == Chosen::Fallback
+        self.leg.turn == (Turn::Route { backed: true }) && self.chosen(true) == Chosen::Fallback
     }
 
     fn chosen(&self, fallback: bool) -> Chosen {
@@ -388,10 +408,8 @@ impl Around<'_> {
 
 impl Surroundings for Around<'_> {
     fn ready_in(&self, candidate: Candidate) -> Option<Duration> {
-        // What is tried as a last resort is tried although it is shut.
-        let trickles = self.leg.choose.is_none() && self.leg.candidates.len() == 1;
         if self.barred.contains(&candidate.upstream)
-            || !(trickles || self.gateway.health.admits(candidate.path, self.leg.model))
+            || !(self.leg.turn == Turn::LastResort || self.gateway.health.admits(candidate.path, self.leg.model))
         {
             return None;
         }
@@ -405,7 +423,9 @@ impl Surroundings for Around<'_> {
     }
 
     fn pick(&mut self) -> Option<Candidate> {
-        self.leg.choose?;
+        if !self.leg.turn.is_route() {
+            return None;
+        }
         match self.chosen(false) {
             Chosen::Path(place) => self.leg.candidates.get(place).copied(),
             Chosen::Fallback | Chosen::Nothing => None,
@@ -421,7 +441,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn spend(&mut self) -> bool {
-        if self.leg.choose.is_none() {
+        if !self.leg.turn.is_route() {
             return true;
         }
         let mut budget = self.route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -197,7 +197,7 @@ fn says_hedge(out: &mut String, route: &Route) {
     let after = match route.hedge {
         None => return,
         Some(Hedge::Percentile(percent)) => format!("the p{percent} of a path's own times"),
-        Some(Hedge::After(time)) => shown(time),
+        Some(Hedge::After(time)) => shown(time).to_string(),
     };
     let _ = writeln!(out, "hedge: a second path is asked as well after {after}, within the retry budget");
 }

@@ -146,6 +146,8 @@ struct PathHealth {
     suspect: Notify,
     others: AtomicBool,
     trickling: AtomicU32,
+    /// The last probe was answered.
+    answers_probes: AtomicBool,
 }
 
 struct UpstreamHealth {
@@ -225,6 +227,7 @@ impl Registry {
                 suspect: Notify::new(),
                 others: AtomicBool::new(false),
                 trickling: AtomicU32::new(0),
+                answers_probes: AtomicBool::new(false),
             }
         });
         let routes = routes.into_iter().map(|route| RouteHealth {

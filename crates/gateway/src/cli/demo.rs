@@ -1,16 +1,18 @@
-//! `tidegate demo`: a gateway with simulated upstreams.
+//! `tidegate demo`: a gateway with simulated upstreams, and an outage played on it.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use crate::demo::{self, simulated};
+use clap::ValueEnum;
+
+use crate::demo::{self, outage, simulated};
 use crate::log::{self, Format};
 use crate::node::Node;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tidegate demo\n  tidegate demo --listen 127.0.0.1:18080 --admin 127.0.0.1:19090\n\nNeeds no network, no keys and no file. Ctrl-C ends it."
+    after_help = "Examples:\n  tidegate demo\n  tidegate demo --listen 127.0.0.1:18080 --admin 127.0.0.1:19090\n  tidegate demo --script outage\n\nNeeds no network, no keys and no file. Ctrl-C ends it.\nA script ends by itself, with 1 if a simulated user saw an error or traffic did not return."
 )]
 pub struct Args {
     /// Where clients connect
@@ -19,6 +21,15 @@ pub struct Args {
     /// Where the status page and the metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
+    /// Play this, tell each step, and end
+    #[arg(long, value_enum)]
+    script: Option<Script>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Script {
+    /// Both upstreams fail, the local model stands in, traffic returns; under a minute
+    Outage,
 }
 
 /// Runs the command.
@@ -36,18 +47,35 @@ pub fn run(args: Args, format: Option<Format>) -> ExitCode {
 
 fn play(args: &Args, format: Option<Format>) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let addresses = control.block_on(simulated::start())?;
-    let loaded = demo::load(&demo::configuration(args.listen, args.admin, &addresses))?;
+    let upstreams = control.block_on(simulated::start())?;
+    // A script's lines are the log of what happens.
+    let level = if args.script.is_some() { "error" } else { "info" };
+    let loaded = demo::load(&demo::configuration(args.listen, args.admin, &upstreams, level))?;
     super::serve::prepare(&loaded.config, format)?;
     control.block_on(async {
         let (first, second) = super::serve::signals()?;
         let node = Node::start(loaded.config, crate::metrics::install()?).await.map_err(|error| {
             anyhow::anyhow!("{error:#}; choose other addresses with --listen and --admin")
         })?;
-        write!(std::io::stdout().lock(), "{}", greeting(node.address, node.admin_address))?;
-        node.run(first, second).await;
-        Ok(())
+        let (address, admin) = (node.address, node.admin_address);
+        match args.script {
+            None => {
+                write!(std::io::stdout().lock(), "{}", greeting(address, admin))?;
+                node.run(first, second).await;
+                Ok(())
+            }
+            Some(Script::Outage) => tokio::select! {
+                () = first.cancelled() => anyhow::bail!("interrupted"),
+                () = node.run(first.clone(), second) => anyhow::bail!("the node was drained"),
+                report = outage::play(address, admin, &upstreams) => judge(&report?.faults()),
+            },
+        }
     })
+}
+
+fn judge(faults: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
 }
 
 fn greeting(address: SocketAddr, admin: SocketAddr) -> String {
@@ -62,6 +90,7 @@ curl -N http://{address}/v1/chat/completions -H 'content-type: application/json'
 curl http://{address}/v1/models
 
 Status page: http://{admin}/    Metrics: http://{admin}/metrics    End: Ctrl-C
+To see an outage survived, step by step, in half a minute: tidegate demo --script outage
 "#
     )
 }

@@ -1,8 +1,11 @@
 //! Simulated upstreams: real servers on real sockets that speak enough of the API for any client, and answer
-//! with what they were asked, word by word.
+//! with what they were asked, word by word. Each has a door (`door`) that can be shut. Not here: real models.
+
+pub mod door;
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,15 +18,17 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// Where the simulated upstreams listen.
-#[derive(Debug, Clone, Copy)]
-pub struct Addresses {
+use door::Door;
+
+/// The simulated upstreams, by what they stand for.
+#[derive(Debug)]
+pub struct Upstreams {
     /// First choice.
-    pub primary: SocketAddr,
+    pub primary: Arc<Door>,
     /// Second choice.
-    pub secondary: SocketAddr,
+    pub secondary: Arc<Door>,
     /// A small model of one's own.
-    pub local: SocketAddr,
+    pub local: Arc<Door>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,10 +40,10 @@ struct Simulated {
 }
 
 /// Starts all three on free ports of 127.0.0.1; they run as long as the runtime.
-pub async fn start() -> anyhow::Result<Addresses> {
+pub async fn start() -> anyhow::Result<Upstreams> {
     const BIG: &[&str] = &["gpt-4o", "gpt-4o-mini", "text-embedding-3-small"];
     let remote = |name| Simulated { name, models: BIG, pace: Duration::from_millis(40) };
-    Ok(Addresses {
+    Ok(Upstreams {
         primary: serve(remote("primary")).await?,
         secondary: serve(remote("secondary")).await?,
         local: serve(Simulated {
@@ -50,9 +55,8 @@ pub async fn start() -> anyhow::Result<Addresses> {
     })
 }
 
-async fn serve(simulated: Simulated) -> anyhow::Result<SocketAddr> {
+async fn serve(simulated: Simulated) -> anyhow::Result<Arc<Door>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
     let router = Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completion))
@@ -60,12 +64,9 @@ async fn serve(simulated: Simulated) -> anyhow::Result<SocketAddr> {
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
         .with_state(simulated);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, upstream = simulated.name, "a simulated upstream ended");
-        }
-    });
-    Ok(address)
+    let door = Arc::new(Door::new(simulated.name, listener.local_addr()?));
+    tokio::spawn(Arc::clone(&door).accept(listener, router));
+    Ok(door)
 }
 
 fn refuse(message: &str) -> Response {

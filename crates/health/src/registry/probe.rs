@@ -1,6 +1,7 @@
 //! Active probes: when the next one is due and what its result means. Sending is the gateway's.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::{Registry, Subject};
@@ -66,12 +67,8 @@ impl Registry {
                 health.network.lock().unwrap_or_else(PoisonError::into_inner).observe(took, now, TAU);
                 let change = health.gate.with(now, |breaker| breaker.probe(true, now));
                 self.note(Subject::Path(path), change);
-                for (model, service) in self.services(health.upstream) {
-                    if service.gate.view().state == State::Open {
-                        let change = service.gate.with(now, |breaker| breaker.probe(true, now));
-                        self.note(Subject::Service(health.upstream, model), change);
-                    }
-                }
+                health.answers_probes.store(true, Relaxed);
+                self.probed_services(health.upstream, true, now);
             }
             Err(why) => {
                 health.is_bad(now);
@@ -80,6 +77,22 @@ impl Registry {
                     change
                 });
                 self.note(Subject::Path(path), change);
+                health.answers_probes.store(false, Relaxed);
+                let some_way = |other: &super::PathHealth| other.upstream == health.upstream && other.answers_probes.load(Relaxed);
+                if !self.paths.iter().any(some_way) {
+                    self.probed_services(health.upstream, false, now);
+                }
+            }
+        }
+    }
+
+    /// Tells the models of an upstream that it can be reached some way, or none: while none, a copy of a request would
+    /// only cost another setback.
+    fn probed_services(&self, upstream: usize, passed: bool, now: Instant) {
+        for (model, service) in self.services(upstream) {
+            if passed || service.gate.view().state == State::Open {
+                let change = service.gate.with(now, |breaker| breaker.probe(passed, now));
+                self.note(Subject::Service(upstream, model), change);
             }
         }
     }

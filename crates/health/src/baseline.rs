@@ -66,7 +66,9 @@ impl Baseline {
     /// where all together have fewer.
     pub fn p95(&mut self, size: usize, now: Instant) -> Option<Duration> {
         self.turn(now);
-        if self.changed && self.computed.is_none_or(|at| now.duration_since(at) >= REFRESH || self.p95 == [None; SIZES]) {
+        if self.changed
+            && self.computed.is_none_or(|at| now.duration_since(at) >= REFRESH || self.p95 == [None; SIZES])
+        {
             self.computed = Some(now);
             self.changed = false;
             self.compute();

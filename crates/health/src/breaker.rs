@@ -336,7 +336,13 @@ impl Breaker {
     }
 
     /// An attempt came to its first content or failed.
-    pub fn first(&mut self, signal: Signal, permit: Permit, around: Around, now: Instant) -> Option<Transition> {
+    pub fn first(
+        &mut self,
+        signal: Signal,
+        permit: Permit,
+        around: Around,
+        now: Instant,
+    ) -> Option<Transition> {
         if permit.generation != self.generation {
             return None;
         }
@@ -368,15 +374,23 @@ impl Breaker {
                 };
                 self.firsts.add(counts, now);
                 let seen = self.firsts.sum(now);
-                if slow == Some(true) && around.others && seen.timed >= least && reaches(seen.slow, seen.timed, slow_rate) {
-                    let text = format!("{} of {} answers over {:?}", seen.slow, seen.timed, self.rules.breaker.slow_after);
+                if slow == Some(true)
+                    && around.others
+                    && seen.timed >= least
+                    && reaches(seen.slow, seen.timed, slow_rate)
+                {
+                    let text = format!(
+                        "{} of {} answers over {:?}",
+                        seen.slow, seen.timed, self.rules.breaker.slow_after
+                    );
                     return Some(self.trip(Reason::Slow, text, now));
                 }
                 None
             }
             Signal::Bad(fault) => {
                 self.in_a_row += 1;
-                self.unreached_in_a_row = if fault == Fault::Unreached { self.unreached_in_a_row + 1 } else { 0 };
+                self.unreached_in_a_row =
+                    if fault == Fault::Unreached { self.unreached_in_a_row + 1 } else { 0 };
                 self.pages += u32::from(fault == Fault::Page);
                 self.calm_since = now;
                 self.firsts.add(Counts { bad: 1, ..Counts::default() }, now);
@@ -467,7 +481,9 @@ impl Breaker {
         match self.state {
             State::Closed => {
                 let window = self.rules.breaker.window;
-                if self.setbacks > 0 && now.saturating_duration_since(self.calm_since.max(self.since)) >= window {
+                if self.setbacks > 0
+                    && now.saturating_duration_since(self.calm_since.max(self.since)) >= window
+                {
                     self.setbacks -= 1;
                     self.calm_since = now;
                 }
@@ -488,8 +504,14 @@ impl Breaker {
         }
         let early = self.since + self.rules.breaker.open_for / 2;
         let answers = self.probes_passed >= 2 && self.setbacks == 0 && !self.held;
-        (answers && now >= early)
-            .then(|| self.go(State::Shadowing, Reason::ProbesPass, format!("{} probes passed", self.probes_passed), now))
+        (answers && now >= early).then(|| {
+            self.go(
+                State::Shadowing,
+                Reason::ProbesPass,
+                format!("{} probes passed", self.probes_passed),
+                now,
+            )
+        })
     }
 
     /// Traffic stops.

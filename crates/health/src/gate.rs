@@ -42,7 +42,10 @@ impl View {
             State::Open => 3,
             State::Disabled => 4,
         };
-        state | u64::from(self.degraded) << 8 | u64::from(self.share.min(WHOLE)) << 16 | u64::from(self.permit.generation) << 32
+        state
+            | u64::from(self.degraded) << 8
+            | u64::from(self.share.min(WHOLE)) << 16
+            | u64::from(self.permit.generation) << 32
     }
 
     const fn unpack(word: u64) -> Self {

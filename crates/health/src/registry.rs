@@ -203,7 +203,8 @@ impl Registry {
     #[must_use]
     pub fn new(setup: Setup, observer: Observer, now: Instant) -> Self {
         let Setup { paths, upstreams, egress, routes } = setup;
-        let rules_of = |upstream: usize| upstreams.get(upstream).map(|u| Arc::clone(&u.rules)).unwrap_or_default();
+        let rules_of =
+            |upstream: usize| upstreams.get(upstream).map(|u| Arc::clone(&u.rules)).unwrap_or_default();
         let paths = paths.into_iter().map(|path| {
             let breaker = Breaker::new(
                 rules_of(path.upstream),
@@ -288,7 +289,14 @@ impl Registry {
     /// The longest time to the first content that is still usual for a model: four times the 95th percentile; `None`
     /// where too little is known, or the model is known to think.
     #[must_use]
-    pub fn usual_first(&self, path: usize, model: usize, kind: usize, size: usize, now: Instant) -> Option<Duration> {
+    pub fn usual_first(
+        &self,
+        path: usize,
+        model: usize,
+        kind: usize,
+        size: usize,
+        now: Instant,
+    ) -> Option<Duration> {
         let service = self.service_of(path, model)?;
         if service.reasoning {
             return None;
@@ -299,7 +307,15 @@ impl Registry {
     /// A percentile of the times to the first content of the last hour, while all was well, but no less than what is
     /// never slow; `None` where too little is known.
     #[must_use]
-    pub fn percentile(&self, path: usize, model: usize, kind: usize, size: usize, percent: u8, now: Instant) -> Option<Duration> {
+    pub fn percentile(
+        &self,
+        path: usize,
+        model: usize,
+        kind: usize,
+        size: usize,
+        percent: u8,
+        now: Instant,
+    ) -> Option<Duration> {
         let service = self.service_of(path, model)?;
         let floor = self.upstreams.get(self.paths.get(path)?.upstream)?.rules.recovery.latency_floor;
         let mut baselines = service.baselines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -382,7 +398,8 @@ impl Registry {
         let health = self.upstreams.get(upstream)?;
         let make = || {
             let name = self.models.name(model);
-            let reasoning = name.is_some_and(|name| health.rules.reasoning_models.iter().any(|glob| glob.matches(&name)));
+            let reasoning =
+                name.is_some_and(|name| health.rules.reasoning_models.iter().any(|glob| glob.matches(&name)));
             let breaker = Breaker::new(Arc::clone(&health.rules), health.local, fastrand::u64(..), now);
             Box::new(Service {
                 gate: Gate::new(breaker),

@@ -26,7 +26,12 @@ impl Waiting {
     #[must_use]
     pub fn new(span: Duration, now: Instant) -> Self {
         let slot = (span / PER_SPAN).max(Duration::from_millis(5));
-        Self { origin: now, slot, slots: Box::new(std::array::from_fn(|_| AtomicU32::new(0))), all: AtomicU32::new(0) }
+        Self {
+            origin: now,
+            slot,
+            slots: Box::new(std::array::from_fn(|_| AtomicU32::new(0))),
+            all: AtomicU32::new(0),
+        }
     }
 
     /// One begins to wait.

@@ -64,7 +64,16 @@ pub(super) struct Recovery {
 
 impl Recovery {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { passes: 0, first_pass: None, tries: 0, in_flight: 0, mirrored: 0, next_at: now, paused_until: now, begun: now }
+        Self {
+            passes: 0,
+            first_pass: None,
+            tries: 0,
+            in_flight: 0,
+            mirrored: 0,
+            next_at: now,
+            paused_until: now,
+            begun: now,
+        }
     }
 
     /// Another spell; what it may cost in all goes on.
@@ -102,9 +111,13 @@ impl Breaker {
         }
         match self.state {
             State::Shadowing => {
-                let capped = !made_up && (self.local || self.recovery.mirrored >= self.rules.shadow_budget.per_recovery);
+                let capped = !made_up
+                    && (self.local || self.recovery.mirrored >= self.rules.shadow_budget.per_recovery);
                 let recovery = &mut self.recovery;
-                if capped || recovery.in_flight >= IN_FLIGHT || now < recovery.next_at.max(recovery.paused_until) {
+                if capped
+                    || recovery.in_flight >= IN_FLIGHT
+                    || now < recovery.next_at.max(recovery.paused_until)
+                {
                     return None;
                 }
                 recovery.in_flight += 1;
@@ -123,7 +136,13 @@ impl Breaker {
     }
 
     /// What came of it.
-    pub fn judge(&mut self, claim: Claim, verdict: &Verdict, around: Around, now: Instant) -> Option<Transition> {
+    pub fn judge(
+        &mut self,
+        claim: Claim,
+        verdict: &Verdict,
+        around: Around,
+        now: Instant,
+    ) -> Option<Transition> {
         if claim.permit.generation != self.generation {
             return None;
         }
@@ -168,11 +187,17 @@ impl Breaker {
     }
 
     /// A real request went through an open breaker because nothing else was left.
-    pub(super) fn first_trickled(&mut self, signal: Signal, around: Around, now: Instant) -> Option<Transition> {
+    pub(super) fn first_trickled(
+        &mut self,
+        signal: Signal,
+        around: Around,
+        now: Instant,
+    ) -> Option<Transition> {
         match signal {
             Signal::Good { late, .. } => {
                 if self.state == State::Open {
-                    let spell = self.go(State::Shadowing, Reason::Rested, "a request was answered".into(), now);
+                    let spell =
+                        self.go(State::Shadowing, Reason::Rested, "a request was answered".into(), now);
                     // What it proves is the next tick's to say: one call tells of one transition.
                     self.recovery.tries += u32::from(late);
                     self.recovery.passes += u32::from(!late);
@@ -206,18 +231,21 @@ impl Breaker {
     fn prove(&mut self, around: Around, now: Instant) -> Option<Transition> {
         let rules = &self.rules.recovery;
         let passes = self.recovery.passes;
-        let span = self.recovery.first_pass.map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
+        let span =
+            self.recovery.first_pass.map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
         let enough = passes >= rules.successes && span >= rules.min_span;
         let lenient = around.lenient && passes >= 1 && self.probes_passed >= LENIENT_PROBES;
-        (enough || lenient)
-            .then(|| self.go(State::Ramping, Reason::Proven, format!("{passes} verified passes over {span:.1?}"), now))
+        (enough || lenient).then(|| {
+            self.go(State::Ramping, Reason::Proven, format!("{passes} verified passes over {span:.1?}"), now)
+        })
     }
 
     fn unproven(&mut self, now: Instant) -> Option<Transition> {
         let patience = (self.rules.recovery.min_span * PATIENCE).max(PATIENCE_LEAST);
         let tries = self.recovery.tries;
         let begun = self.recovery.begun;
-        (tries >= TRIES || (tries > 0 && self.recovery.passes == 0 && now.saturating_duration_since(begun) >= patience))
+        (tries >= TRIES
+            || (tries > 0 && self.recovery.passes == 0 && now.saturating_duration_since(begun) >= patience))
             .then(|| self.trip(Reason::ShadowUnproven, format!("{tries} answers came too late"), now))
     }
 
@@ -237,7 +265,12 @@ impl Breaker {
             Signal::Bad(fault) => {
                 ramp.failed += 1;
                 if ramp.step == 0 || ramp.failed >= 2 || fault == Fault::Certificate {
-                    let text = format!("{} of {} requests failed at step {}", ramp.failed, ramp.good + ramp.failed, ramp.step + 1);
+                    let text = format!(
+                        "{} of {} requests failed at step {}",
+                        ramp.failed,
+                        ramp.good + ramp.failed,
+                        ramp.step + 1
+                    );
                     return Some(self.trip(Reason::RampFailed, text, now));
                 }
             }
@@ -251,10 +284,15 @@ impl Breaker {
         let length = rules.ramp_step * if strict { STRICT } else { 1 };
         let Ramp { step, since, good, late, failed, in_flight } = self.ramp;
         let took = now.saturating_duration_since(since);
-        let sound = f64::from(failed) <= FAILED * f64::from(good + failed) && f64::from(late) <= FAILED * f64::from(good);
-        let counted = good >= rules.ramp_requests || (took >= length * QUIET_STEPS && good >= QUIET_REQUESTS.min(rules.ramp_requests));
-        if good >= rules.ramp_requests && late * 2 >= good || good >= rules.ramp_requests * STEP_REQUESTS && !sound {
-            let text = format!("{late} of {good} answers came too late, {failed} failed, at step {}", step + 1);
+        let sound = f64::from(failed) <= FAILED * f64::from(good + failed)
+            && f64::from(late) <= FAILED * f64::from(good);
+        let counted = good >= rules.ramp_requests
+            || (took >= length * QUIET_STEPS && good >= QUIET_REQUESTS.min(rules.ramp_requests));
+        if good >= rules.ramp_requests && late * 2 >= good
+            || good >= rules.ramp_requests * STEP_REQUESTS && !sound
+        {
+            let text =
+                format!("{late} of {good} answers came too late, {failed} failed, at step {}", step + 1);
             return Some(self.trip(Reason::RampFailed, text, now));
         }
         if took < length || !counted || !sound {

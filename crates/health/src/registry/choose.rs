@@ -161,7 +161,13 @@ impl Registry {
         pick(&look, ask.random).map_or(Chosen::Nothing, Chosen::Path)
     }
 
-    fn division<'a>(&'a self, route: &'a RouteHealth, model: usize, kind: usize, now: Instant) -> Option<&'a Division> {
+    fn division<'a>(
+        &'a self,
+        route: &'a RouteHealth,
+        model: usize,
+        kind: usize,
+        now: Instant,
+    ) -> Option<&'a Division> {
         let slot = route.choosers.get(model)?;
         let chooser = match slot.get() {
             Some(chooser) => chooser,
@@ -239,7 +245,9 @@ impl Registry {
         let measured: Vec<(Estimate, Duration)> = route
             .paths
             .iter()
-            .map(|path| self.known_cell(*path, model).map(|cell| cell.measured(kind, now)).unwrap_or_default())
+            .map(|path| {
+                self.known_cell(*path, model).map(|cell| cell.measured(kind, now)).unwrap_or_default()
+            })
             .collect();
         let mut known: Vec<Duration> = measured.iter().filter_map(|(estimate, _)| estimate.get()).collect();
         known.sort_unstable();
@@ -249,7 +257,9 @@ impl Registry {
             let upstream = health.map_or(0, |h| h.upstream);
             let (view, service) = self.views(*path, model).unzip();
             let service = service.flatten();
-            let share = |view: Option<View>| view.map_or(1.0, |v| if v.admits() { f64::from(v.share) / f64::from(WHOLE) } else { 0.0 });
+            let share = |view: Option<View>| {
+                view.map_or(1.0, |v| if v.admits() { f64::from(v.share) / f64::from(WHOLE) } else { 0.0 })
+            };
             let mut score = match estimate.drifted(median, now) {
                 Some(score) => Some(score),
                 // The way there is measured by probes; what the model takes is guessed from its siblings.
@@ -263,7 +273,9 @@ impl Registry {
                 }
             }
             let degraded = service.is_some_and(|v| v.degraded) || view.is_some_and(|v| v.degraded);
-            score = score.map(|score| (if degraded { score * 2 } else { score }) + *penalty + self.scarcity(*path, model, now));
+            score = score.map(|score| {
+                (if degraded { score * 2 } else { score }) + *penalty + self.scarcity(*path, model, now)
+            });
             Standing {
                 score,
                 stale: estimate.age(now).is_none_or(|age| age > STALE),
@@ -293,10 +305,23 @@ impl Registry {
 
     /// Where nothing else is left: the path that failed longest ago takes a few requests at once, and with every
     /// one it answers well some more. `None`: those places are taken, or an operator has taken all paths out.
-    pub fn trickle(self: &Arc<Self>, paths: impl Iterator<Item = usize>, model: usize, now: Instant) -> Option<Trickle> {
+    pub fn trickle(
+        self: &Arc<Self>,
+        paths: impl Iterator<Item = usize>,
+        model: usize,
+        now: Instant,
+    ) -> Option<Trickle> {
         let failed = |path: usize| {
             let health = self.paths.get(path)?;
-            Some(health.bad.since(now).into_iter().chain(health.failed.since(now)).min().unwrap_or(Duration::MAX))
+            Some(
+                health
+                    .bad
+                    .since(now)
+                    .into_iter()
+                    .chain(health.failed.since(now))
+                    .min()
+                    .unwrap_or(Duration::MAX),
+            )
         };
         let mut open: Vec<(Duration, usize)> = paths
             .filter(|path| self.may_trickle(*path, model, now) && !self.is_paused(*path, now))
@@ -313,10 +338,16 @@ impl Registry {
     }
 
     /// Soonest moment at which one of these paths may be tried again, for those who are turned away.
-    pub fn back_in(&self, paths: impl Iterator<Item = usize>, model: usize, now: Instant) -> Option<Duration> {
+    pub fn back_in(
+        &self,
+        paths: impl Iterator<Item = usize>,
+        model: usize,
+        now: Instant,
+    ) -> Option<Duration> {
         let until = |path: usize| {
             let way = self.paths.get(path)?.gate.with(now, |breaker| breaker.open_until());
-            let service = self.service_of(path, model).and_then(|s| s.gate.with(now, |breaker| breaker.open_until()));
+            let service =
+                self.service_of(path, model).and_then(|s| s.gate.with(now, |breaker| breaker.open_until()));
             way.into_iter().chain(service).max().map(|until| until.saturating_duration_since(now))
         };
         paths.filter_map(until).min()
@@ -346,7 +377,8 @@ impl Registry {
 
     fn passes(&self, path: usize, model: usize, now: Instant) -> u32 {
         let way = self.paths.get(path).map(|health| health.gate.with(now, |breaker| breaker.passes()));
-        let service = self.service_of(path, model).map(|service| service.gate.with(now, |breaker| breaker.passes()));
+        let service =
+            self.service_of(path, model).map(|service| service.gate.with(now, |breaker| breaker.passes()));
         way.unwrap_or_default().max(service.unwrap_or_default())
     }
 }

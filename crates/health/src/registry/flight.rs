@@ -30,7 +30,14 @@ pub struct Flight {
 
 impl Registry {
     /// An attempt is about to be sent. `kind` is 1 for a stream, `size` of `baseline::size_of`.
-    pub fn begin(self: &Arc<Self>, path: usize, model: usize, kind: usize, size: usize, now: Instant) -> Flight {
+    pub fn begin(
+        self: &Arc<Self>,
+        path: usize,
+        model: usize,
+        kind: usize,
+        size: usize,
+        now: Instant,
+    ) -> Flight {
         let permits = self.paths.get(path).and_then(|health| {
             let service = self.service(health.upstream, model, now)?;
             health.used.set(now);
@@ -86,7 +93,10 @@ impl Flight {
         let recovery = &upstream.rules.recovery;
         let usual = service.p95(self.kind, self.size, now);
         let slow_after = upstream.rules.breaker.slow_after;
-        let late = latency > usual.map_or(slow_after, |p95| p95.mul_f64(recovery.max_latency_ratio)).max(recovery.latency_floor);
+        let late = latency
+            > usual
+                .map_or(slow_after, |p95| p95.mul_f64(recovery.max_latency_ratio))
+                .max(recovery.latency_floor);
         let lagging = usual.is_some_and(|p95| latency > (p95 * LAGGING).max(recovery.latency_floor * 2));
         // A plain answer takes as long as it is long: what is usual has to be known.
         let slow = match (self.kind, usual) {
@@ -103,7 +113,10 @@ impl Flight {
         let subject = Subject::Service(health.upstream, self.model);
         let around = registry.around(subject);
         let (change, well) = service.gate.with(now, |breaker| {
-            (breaker.first(Signal::Good { slow, lagging, late }, self.service, around, now), breaker.is_well(now))
+            (
+                breaker.first(Signal::Good { slow, lagging, late }, self.service, around, now),
+                breaker.is_well(now),
+            )
         });
         if well {
             let mut baselines = service.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -179,10 +192,14 @@ impl Registry {
     pub(super) fn answered_elsewhere(&self, path: usize, model: usize, begun: Instant, now: Instant) -> bool {
         let Some(health) = self.paths.get(path) else { return false };
         let waited = now.saturating_duration_since(begun);
-        let answered = |cell: Option<&Cell>| cell.and_then(|cell| cell.answered.since(now)).is_some_and(|since| since <= waited);
+        let answered = |cell: Option<&Cell>| {
+            cell.and_then(|cell| cell.answered.since(now)).is_some_and(|since| since <= waited)
+        };
         !answered(self.known_cell(path, model))
             && self.paths.iter().enumerate().any(|(other, sibling)| {
-                other != path && sibling.upstream == health.upstream && answered(self.known_cell(other, model))
+                other != path
+                    && sibling.upstream == health.upstream
+                    && answered(self.known_cell(other, model))
             })
     }
 }

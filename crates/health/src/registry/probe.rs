@@ -40,7 +40,8 @@ impl Registry {
             let (suspect, passing) = health.gate.with(now(), |b| (b.is_suspect(), b.probe_passed_once()));
             if suspect || (passing && state == State::Open) {
                 soon
-            } else if health.used.since(now()).unwrap_or_else(|| now().saturating_duration_since(self.born)) > IDLE
+            } else if health.used.since(now()).unwrap_or_else(|| now().saturating_duration_since(self.born))
+                > IDLE
                 && state == State::Closed
             {
                 interval * IDLE_FACTOR
@@ -78,7 +79,9 @@ impl Registry {
                 });
                 self.note(Subject::Path(path), change);
                 health.answers_probes.store(false, Relaxed);
-                let some_way = |other: &super::PathHealth| other.upstream == health.upstream && other.answers_probes.load(Relaxed);
+                let some_way = |other: &super::PathHealth| {
+                    other.upstream == health.upstream && other.answers_probes.load(Relaxed)
+                };
                 if !self.paths.iter().any(some_way) {
                     self.probed_services(health.upstream, false, now);
                 }
@@ -133,6 +136,8 @@ impl Registry {
     /// The latest handshake with an egress failed, so that it is tried again soon.
     #[must_use]
     pub fn egress_fails(&self, egress: usize) -> bool {
-        self.egress.get(egress).is_some_and(|e| e.state.lock().unwrap_or_else(PoisonError::into_inner).failed > 0)
+        self.egress
+            .get(egress)
+            .is_some_and(|e| e.state.lock().unwrap_or_else(PoisonError::into_inner).failed > 0)
     }
 }

@@ -51,20 +51,25 @@ impl Shadow {
     #[must_use]
     pub fn in_time(&self, kind: usize, size: usize, now: Instant) -> Duration {
         let registry = &self.registry;
-        let Some(upstream) = registry.paths.get(self.path).and_then(|p| registry.upstreams.get(p.upstream)) else {
+        let Some(upstream) = registry.paths.get(self.path).and_then(|p| registry.upstreams.get(p.upstream))
+        else {
             return Duration::MAX;
         };
         let recovery = &upstream.rules.recovery;
-        let usual = registry.service_of(self.path, self.model).and_then(|service| service.p95(kind, size, now));
-        usual.map_or(upstream.rules.breaker.slow_after, |p95| p95.mul_f64(recovery.max_latency_ratio)).max(recovery.latency_floor)
+        let usual =
+            registry.service_of(self.path, self.model).and_then(|service| service.p95(kind, size, now));
+        usual
+            .map_or(upstream.rules.breaker.slow_after, |p95| p95.mul_f64(recovery.max_latency_ratio))
+            .max(recovery.latency_floor)
     }
 
     fn settle(&mut self, verdict: &Verdict, now: Instant) {
         for (subject, claim) in std::mem::take(&mut self.claims).into_iter().flatten() {
             let around = self.registry.around(subject);
-            let change = self.registry.gate(subject).and_then(|gate| {
-                gate.with(now, |breaker| breaker.judge(claim, verdict, around, now))
-            });
+            let change = self
+                .registry
+                .gate(subject)
+                .and_then(|gate| gate.with(now, |breaker| breaker.judge(claim, verdict, around, now)));
             self.registry.note(subject, change);
         }
     }
@@ -144,7 +149,8 @@ impl Registry {
                 if recovers(way) || recovers(state) {
                     // A model of ours is never sent copies, so made-up requests do not wait for them.
                     let lacking = upstream.local
-                        || quiet.min(self.recovering_for(path, service, now)) >= upstream.rules.synthetic.after_idle;
+                        || quiet.min(self.recovering_for(path, service, now))
+                            >= upstream.rules.synthetic.after_idle;
                     if lacking
                         && rested(interval)
                         && let Some(shadow) = self.claim(path, model, true, now)

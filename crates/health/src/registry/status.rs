@@ -96,7 +96,12 @@ impl Registry {
             if state != own
                 && let Some(name) = self.models.name(model)
             {
-                status.models.push(ModelStatus { model: name, state, share: share.min(status.share), reason });
+                status.models.push(ModelStatus {
+                    model: name,
+                    state,
+                    share: share.min(status.share),
+                    reason,
+                });
             }
             if badness(state) > badness(status.state) {
                 status.state = state;

@@ -83,9 +83,10 @@ impl Registry {
         }
         for (index, upstream) in self.upstreams.iter().enumerate() {
             let of = |path: &usize| self.paths.get(*path).is_some_and(|health| health.upstream == index);
-            let replaced = self.routes.iter().filter(|route| route.paths.iter().any(of)).all(|route| {
-                route.fallback || route.paths.iter().any(|other| !of(other) && admits(other))
-            });
+            let replaced =
+                self.routes.iter().filter(|route| route.paths.iter().any(of)).all(|route| {
+                    route.fallback || route.paths.iter().any(|other| !of(other) && admits(other))
+                });
             upstream.others.store(replaced, Relaxed);
         }
     }
@@ -119,7 +120,8 @@ impl Registry {
                     if !stalled || !silent(cell.answered.since(now)) {
                         continue;
                     }
-                    let evidence = format!("{old} requests wait for over {patience:.1?} and nothing is answered");
+                    let evidence =
+                        format!("{old} requests wait for over {patience:.1?} and nothing is answered");
                     // Where other models are answered over the same path, and this one over no other, it is the model.
                     let begun = now.checked_sub(patience).unwrap_or(now);
                     let elsewhere = self.answered_elsewhere(path, model, begun, now);
@@ -145,21 +147,38 @@ impl Registry {
             bad: health.bad.since(now).filter(|_| health.bad_in_a_row.load(Relaxed) >= IN_A_ROW),
         };
         let paths: Vec<Experience> = self.paths.iter().map(experience).collect();
-        let within = self.upstreams.iter().map(|u| u.rules.breaker.window).min().unwrap_or_default() / CORRELATED;
+        let within =
+            self.upstreams.iter().map(|u| u.rules.breaker.window).min().unwrap_or_default() / CORRELATED;
         self.cut_off.store(evidence::is_cut_off(&paths, within), Relaxed);
         for culprit in evidence::correlate(&paths, within) {
             match culprit {
                 Culprit::Egress(egress) => {
-                    self.open_all(|health| health.egress == egress, Reason::Egress, "several upstreams fail over it and work over others", now);
+                    self.open_all(
+                        |health| health.egress == egress,
+                        Reason::Egress,
+                        "several upstreams fail over it and work over others",
+                        now,
+                    );
                 }
                 Culprit::Upstream(upstream) => {
-                    self.open_all(|health| health.upstream == upstream, Reason::Upstream, "it fails over several egresses that work for others", now);
+                    self.open_all(
+                        |health| health.upstream == upstream,
+                        Reason::Upstream,
+                        "it fails over several egresses that work for others",
+                        now,
+                    );
                 }
             }
         }
     }
 
-    pub(super) fn open_all(&self, which: impl Fn(&super::PathHealth) -> bool, reason: Reason, evidence: &str, now: Instant) {
+    pub(super) fn open_all(
+        &self,
+        which: impl Fn(&super::PathHealth) -> bool,
+        reason: Reason,
+        evidence: &str,
+        now: Instant,
+    ) {
         for (path, health) in self.paths.iter().enumerate().filter(|(_, health)| which(health)) {
             let change = health.gate.with(now, |breaker| breaker.open(reason, evidence.to_owned(), now));
             self.note(Subject::Path(path), change);

@@ -186,3 +186,13 @@ fn where_all_is_open_a_few_go_where_the_last_failure_is_longest_ago() {
     }
     assert!(trickle(&node).is_none(), "an operator's word holds");
 }
+
+#[test]
+fn choosing_allocates_nothing() {
+    let mut node = Node::new().warm();
+    node.choose();
+    let counted = allocation_counter::measure(|| {
+        node.choose();
+    });
+    assert_eq!(counted.count_total, 0);
+}

@@ -5,12 +5,14 @@
 //! stands before it. `answer` holds what well-behaved OpenAI-compatible servers say; `ca` makes certificates;
 //! `parts` finds and runs the real counterparts that `scripts/install` brings. For outages: `simulated` is an
 //! upstream that changes its behaviour while it runs, `fault_proxy` and `tunnel` stand for the network between,
-//! `load` for many clients, and `status` follows what the node says of its paths.
+//! `load` for many clients, and `status` follows what the node says of its paths; `apart` gives a test a network of
+//! its own, in which packets are lost and names resolve as it says.
 //!
 //! Nothing here waits for time to pass, latencies aside: every wait is for an event, with a deadline that fails
 //! the test.
 
 pub mod answer;
+pub mod apart;
 pub mod ca;
 pub mod client;
 pub mod fault_proxy;

@@ -50,8 +50,10 @@ pub struct Setup {
     admin: String,
     top: String,
     retry: String,
-    /// `health` by its own sections; none: the node's defaults.
+    /// `health` by its own sections; none: nothing counts as a failure.
     health: Vec<(String, String)>,
+    /// `health` and probes with the node's defaults, but for what `health` here says.
+    own_pace: bool,
     open_files: Option<String>,
     env: Vec<(String, String)>,
 }
@@ -76,6 +78,7 @@ impl Setup {
             // Quick, and without the budget, which has a test of its own.
             retry: "{attempts: 3, backoff: {initial: 1ms, factor: 2, max: 20ms}, budget: 100%}".to_owned(),
             health: Vec::new(),
+            own_pace: false,
             open_files: None,
             env: Vec::new(),
         }
@@ -138,6 +141,12 @@ impl Setup {
             ("choice", "{hysteresis: 1s}"),
         ];
         self.health = sections.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        self
+    }
+
+    /// Failover as it is shipped: `health` and probes have the node's defaults.
+    pub fn own_pace(mut self) -> Self {
+        self.own_pace = true;
         self
     }
 
@@ -213,9 +222,11 @@ impl Setup {
         // Without health of its own a test sees every attempt, in the order of the file.
         let mut health =
             "health: {breaker: {consecutive_failures: 1000000, min_requests: 1000000}}\n".to_owned();
-        let quick = !self.health.is_empty();
+        let quick = self.own_pace || !self.health.is_empty();
         if quick {
             health.clear();
+        }
+        if !self.health.is_empty() {
             health.push_str("health:\n");
             for (name, value) in &self.health {
                 health.push_str(&format!("  {name}: {value}\n"));
@@ -228,7 +239,7 @@ impl Setup {
             entry.truncate(entry.len() - 1);
             entry.push_str(", weight: 0}");
         }
-        for entry in upstreams.iter_mut().filter(|entry| !entry.contains("probe:")) {
+        for entry in upstreams.iter_mut().filter(|entry| !self.own_pace && !entry.contains("probe:")) {
             entry.truncate(entry.len() - 1);
             entry.push_str(&format!(", probe: {probe}}}"));
         }

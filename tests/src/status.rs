@@ -113,8 +113,20 @@ impl States {
 
     /// How often the path was taken out of use while it served.
     pub fn trips(&self) -> usize {
-        let all = self.all();
+        self.tripped().len()
+    }
+
+    /// How often before this moment, and how often after it.
+    pub fn trips_around(&self, moment: Instant) -> (usize, usize) {
+        let tripped = self.tripped();
+        let before = tripped.iter().filter(|at| **at < moment).count();
+        (before, tripped.len() - before)
+    }
+
+    fn tripped(&self) -> Vec<Instant> {
         let serves = |state: &str| state == "closed" || state == "ramping";
-        all.windows(2).filter(|pair| serves(&pair[0]) && !serves(&pair[1])).count()
+        let seen = self.seen.lock().unwrap();
+        let trips = seen.windows(2).filter(|pair| serves(&pair[0].1) && !serves(&pair[1].1));
+        trips.map(|pair| pair[1].0).collect()
     }
 }

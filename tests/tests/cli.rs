@@ -261,6 +261,56 @@ async fn the_demo_prints_three_curl_lines_that_work_when_pasted() {
     assert!(demo.ended().await.success());
 }
 
+fn outage(folder: &Path) -> Command {
+    tidegate(folder, &["demo", "--script", "outage", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+}
+
+#[tokio::test]
+async fn the_outage_of_the_demo_is_told_step_by_step_and_no_user_sees_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = outage(folder.path()).output();
+    let ended: Ended = within(Duration::from_secs(60), "the end of the outage", run).await.unwrap().into();
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+    let in_order = |steps: &[&str]| {
+        let mut rest = ended.out.as_str();
+        for step in steps {
+            let at = rest.find(step).unwrap_or_else(|| panic!("no {step:?} in its place:\n{}", ended.out));
+            rest = &rest[at..];
+        }
+    };
+    in_order(&[
+        "All is well",
+        "The primary dies",
+        "primary: open",
+        "secondary 100 %",
+        "The secondary freezes",
+        "secondary: open",
+        "x-tidegate-fallback: true. Answers: local 100 %",
+        "repaired",
+        "ramping",
+        "closed",
+        "Answers of the last",
+        " 0 failed",
+    ]);
+    for upstream in ["primary", "secondary"] {
+        let steps =
+            ["open", "shadowing", "copy 1 of 3", "copy 3 of 3", "ramping", "ramping, at 100 %", "closed"];
+        in_order(&steps.map(|step| format!("{upstream}: {step}")).each_ref().map(String::as_str));
+        assert!(ended.out.contains(&format!("the {upstream} saw ")), "{}", ended.out);
+    }
+    assert_eq!(ended.out.matches("and 0 users' requests.").count(), 2, "{}", ended.out);
+}
+
+#[tokio::test]
+async fn an_outage_that_is_not_played_to_its_end_is_failed_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Process::start("tidegate demo", &mut outage(folder.path()));
+    demo.line("the outage's begin", |line| line.contains("The primary dies").then_some(())).await;
+    demo.signal("INT").await;
+    assert_eq!(demo.ended().await.code(), Some(1));
+    assert!(demo.output().contains("tidegate demo: interrupted"), "{}", demo.output());
+}
+
 #[tokio::test]
 async fn logs_tell_of_each_request_once_and_hold_no_secret() {
     const CLIENT: &str = "tg-0123456789abcdefghijklmnop";

@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tidegate_config::used::{self, Config};
-use tidegate_health::registry::{self, Registry};
 use tidegate_health::mark::Mark;
+use tidegate_health::registry::{self, Registry};
 use tidegate_router::backoff::Backoff;
 use tidegate_router::budget::Budget;
 use tidegate_router::plan::{Candidate, Rules};
 use tokio::time::Instant;
 
 use crate::drain::Drain;
+use crate::health::observe;
 use crate::metrics::{Metrics, PathMetrics};
 use crate::request::admit::Admission;
 use crate::upstream::connector::Connector;
 use crate::upstream::dns::Resolver;
 use crate::upstream::pool::Pool;
 use crate::upstream::{Path, Upstream, tls};
-use crate::health::observe;
 
 /// Connections for probes and made-up requests, of each path.
 const ASIDE_IDLE: usize = 1;
@@ -102,14 +102,16 @@ impl Gateway {
                 let name = format!("{}@{}", said.name, egress.name);
                 let header = HeaderValue::from_str(&name)
                     .map_err(|_| in_upstream("its name or its egress's cannot stand in a header".into()))?;
-                let connector = Arc::new(Connector::new(
-                    &said.base_url,
-                    Arc::clone(&tls),
-                    egress.way.clone(),
-                    said.pool.http2,
-                    Arc::clone(&dns),
-                )
-                .map_err(in_upstream)?);
+                let connector = Arc::new(
+                    Connector::new(
+                        &said.base_url,
+                        Arc::clone(&tls),
+                        egress.way.clone(),
+                        said.pool.http2,
+                        Arc::clone(&dns),
+                    )
+                    .map_err(in_upstream)?,
+                );
                 candidates.push(Candidate { path: paths.len(), upstream: index, egress: *egress_index });
                 let metrics = PathMetrics::new(&name, &config.routes);
                 let path = |pool: Pool, aside: Option<Arc<Path>>| Path {
@@ -130,7 +132,11 @@ impl Gateway {
             candidates_of.push(candidates);
         }
         let now = Instant::now().into_std();
-        let health = Arc::new(Registry::new(setup(&config, &paths, &candidates_of), Box::new(observe::transition), now));
+        let health = Arc::new(Registry::new(
+            setup(&config, &paths, &candidates_of),
+            Box::new(observe::transition),
+            now,
+        ));
         let routes = config.routes.iter().map(|route| {
             let timeouts = route.to.iter().filter_map(|u| config.upstreams.get(*u)).map(|u| u.timeouts);
             let retry = route.retry;

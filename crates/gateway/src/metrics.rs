@@ -74,7 +74,10 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         "tidegate_time_to_first_token_seconds",
         "From the first byte in to the first content"
     );
-    describe_counter!("tidegate_path_transitions_total", "Changes of state of a path, or of a model of an upstream");
+    describe_counter!(
+        "tidegate_path_transitions_total",
+        "Changes of state of a path, or of a model of an upstream"
+    );
     describe_counter!("tidegate_shadow_requests_total", "Copied and made-up requests to recovering paths");
     describe_counter!("tidegate_hedges_total", "Second tries beside a slow first one");
     describe_counter!("tidegate_probes_total", "Active probes of a path");

@@ -249,8 +249,15 @@ pub fn says_something(dialect: Dialect, answer: &[u8]) -> bool {
     };
     match dialect {
         Dialect::Chat => list("choices").iter().filter_map(|choice| choice.get("message")).any(|message| {
-            const SAYS: [&str; 7] =
-                ["content", "tool_calls", "refusal", "reasoning_content", "reasoning", "function_call", "audio"];
+            const SAYS: [&str; 7] = [
+                "content",
+                "tool_calls",
+                "refusal",
+                "reasoning_content",
+                "reasoning",
+                "function_call",
+                "audio",
+            ];
             SAYS.iter().any(|key| filled(message.get(key)))
         }),
         Dialect::Completions => list("choices").iter().any(|choice| filled(choice.get("text"))),

@@ -74,7 +74,8 @@ fn route(gateway: &Gateway, index: usize, route: &Route) -> Value {
     let names = |candidates: &[tidegate_router::plan::Candidate]| -> Vec<String> {
         candidates.iter().filter_map(|c| gateway.paths.get(c.path)).map(|path| path.name.clone()).collect()
     };
-    let fallback: Vec<String> = route.fallback.iter().flat_map(|fallback| names(&fallback.candidates)).collect();
+    let fallback: Vec<String> =
+        route.fallback.iter().flat_map(|fallback| names(&fallback.candidates)).collect();
     let traffic = gateway.health.divisions(index, now()).into_iter().map(|division| {
         let parts = division.parts.iter().map(|part| {
             let name = gateway.paths.get(part.path).map(|path| path.name.as_str());

@@ -103,7 +103,8 @@ fn explain(config: &Config, model: &str, client: Option<&str>) -> (String, End) 
     says_times(&mut out, route, &upstreams);
     says_hedge(&mut out, route);
     says_fallback(&mut out, config, route);
-    let mirrored = if route.shadow { "may be copied to a recovering path of this route" } else { "never copied" };
+    let mirrored =
+        if route.shadow { "may be copied to a recovering path of this route" } else { "never copied" };
     let _ = writeln!(out, "shadow: {mirrored}");
     let _ = writeln!(out, "cache: off");
     let limit = config.node_limit;

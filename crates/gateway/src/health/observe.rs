@@ -44,12 +44,14 @@ pub fn gauges(gateway: &Gateway) {
             gauge!("tidegate_egress_up", "egress" => egress.name.clone()).set(f64::from(u8::from(up)));
         }
         if let Some(latency) = egress.latency {
-            gauge!("tidegate_egress_latency_seconds", "egress" => egress.name.clone()).set(latency.as_secs_f64());
+            gauge!("tidegate_egress_latency_seconds", "egress" => egress.name.clone())
+                .set(latency.as_secs_f64());
         }
     }
     for route in &gateway.routes {
         let name = route.config.name.clone();
-        gauge!("tidegate_fallback_active", "route" => name).set(f64::from(u8::from(is_on_fallback(route, now))));
+        gauge!("tidegate_fallback_active", "route" => name)
+            .set(f64::from(u8::from(is_on_fallback(route, now))));
     }
     gauge!("tidegate_node_cut_off").set(f64::from(u8::from(gateway.health.is_cut_off())));
 }

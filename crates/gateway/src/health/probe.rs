@@ -100,7 +100,10 @@ async fn connection(path: &Arc<Path>, want: Want, patience: Duration) -> Result<
             let limit = path.connect_timeout();
             let connected = path.pool.connector.connect(limit).await.map_err(|e| e.to_string())?;
             let shake = timeout(limit, exchange::handshake(connected, slot, &path.pool));
-            shake.await.map_err(|_| "http handshake: timeout".to_owned())?.map_err(|e| format!("http handshake: {e}"))
+            shake
+                .await
+                .map_err(|_| "http handshake: timeout".to_owned())?
+                .map_err(|e| format!("http handshake: {e}"))
         }
     }
 }

@@ -157,7 +157,9 @@ async fn stream(mut events: Events) -> Result<(), Verdict> {
 pub async fn make_up(gateway: Arc<Gateway>) {
     for (index, upstream) in gateway.config.upstreams.iter().enumerate() {
         let named = gateway.config.routes.iter().flat_map(|route| &route.fallback);
-        let named = named.filter(|fallback| fallback.upstream == index).filter_map(|fallback| fallback.model.as_deref());
+        let named = named
+            .filter(|fallback| fallback.upstream == index)
+            .filter_map(|fallback| fallback.model.as_deref());
         for model in named.filter(|_| upstream.local) {
             gateway.health.expect(index, gateway.health.model(Some(model)), now());
         }
@@ -179,7 +181,11 @@ async fn send(gateway: Arc<Gateway>, due: MadeUp) {
     };
     let Some(path) = gateway.paths.get(index) else { return };
     let way = Arc::clone(path.aside.as_ref().unwrap_or(path));
-    let name = if model == models::NONE { find_model(&gateway, &way).await } else { gateway.health.model_name(model).map(|n| n.to_string()) };
+    let name = if model == models::NONE {
+        find_model(&gateway, &way).await
+    } else {
+        gateway.health.model_name(model).map(|n| n.to_string())
+    };
     let Some(name) = name else { return };
     let call = made_up(&gateway, path, model, &name);
     match due {
@@ -214,7 +220,12 @@ async fn find_model(gateway: &Gateway, path: &Arc<Path>) -> Option<String> {
     let takes = |id: &str| {
         let route = gateway.route_of(id).and_then(|route| gateway.routes.get(route));
         route.is_some_and(|route| {
-            route.config.to.iter().filter_map(|u| gateway.config.upstreams.get(*u)).any(|u| u.name == *upstream)
+            route
+                .config
+                .to
+                .iter()
+                .filter_map(|u| gateway.config.upstreams.get(*u))
+                .any(|u| u.name == *upstream)
         })
     };
     parse_models(&bytes)?.into_iter().map(|model| model.id).find(|id| takes(id))
@@ -228,7 +239,8 @@ fn made_up(gateway: &Gateway, path: &Path, model: usize, name: &str) -> Call {
     // As clients ask, so that it is judged by how fast they are answered.
     let usual = |kind| gateway.health.usual_first(path.index, model, kind, 0, now()).is_some();
     let stream = dialect != Dialect::Embeddings && (usual(1) || !usual(0));
-    let body = mirror::synthetic(dialect, name, &health.synthetic.prompt, max_tokens, rules.reasoning, stream);
+    let body =
+        mirror::synthetic(dialect, name, &health.synthetic.prompt, max_tokens, rules.reasoning, stream);
     let rest = match dialect {
         Dialect::Completions => "/completions",
         Dialect::Embeddings => "/embeddings",
@@ -248,7 +260,10 @@ fn made_up(gateway: &Gateway, path: &Path, model: usize, name: &str) -> Call {
 fn parsed(target: Target, method: Method, body: bytes::Bytes, model: Option<String>, stream: bool) -> Parsed {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT, HeaderValue::from_static(if stream { "text/event-stream" } else { "application/json" }));
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static(if stream { "text/event-stream" } else { "application/json" }),
+    );
     Parsed {
         client: None,
         target,

@@ -196,7 +196,8 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     if shut && untried && stop == Stop::NothingUsable {
         let paths = route.candidates.iter().map(|c| c.path);
         if let Some(place) = gateway.health.trickle(paths, model, now) {
-            let only: Vec<Candidate> = route.candidates.iter().copied().filter(|c| c.path == place.path).collect();
+            let only: Vec<Candidate> =
+                route.candidates.iter().copied().filter(|c| c.path == place.path).collect();
             let rules = tidegate_router::plan::Rules { attempts: 1, ..route.rules };
             let leg = Leg { candidates: &only, rules, model, turn: Turn::LastResort };
             if let Ok(answered) = leg.run(accepted, &gateway, route, &call, &mut story).await? {
@@ -260,4 +261,3 @@ fn answer_begins(accepted: &mut Accepted, call: &Call, path: &Arc<Path>, answere
         }
     });
 }
-

@@ -409,7 +409,8 @@ impl Around<'_> {
 impl Surroundings for Around<'_> {
     fn ready_in(&self, candidate: Candidate) -> Option<Duration> {
         if self.barred.contains(&candidate.upstream)
-            || !(self.leg.turn == Turn::LastResort || self.gateway.health.admits(candidate.path, self.leg.model))
+            || !(self.leg.turn == Turn::LastResort
+                || self.gateway.health.admits(candidate.path, self.leg.model))
         {
             return None;
         }

@@ -51,7 +51,12 @@ pub struct Way<'a> {
 
 /// Runs the attempt, waiting `first_byte` at most for the first content. Dropping the future closes or resets what
 /// it opened.
-pub async fn once(call: &Call, path: &Arc<Path>, key: usize, first_byte: Duration) -> Result<Answered, Failed> {
+pub async fn once(
+    call: &Call,
+    path: &Arc<Path>,
+    key: usize,
+    first_byte: Duration,
+) -> Result<Answered, Failed> {
     let way = Way { path, rival: None, over: &mut path.index.clone() };
     by_way(call, way, key, first_byte).await
 }
@@ -195,7 +200,12 @@ impl Drop for Running<'_> {
 }
 
 /// Gets a connection and the answer's head over it.
-async fn head(call: &Call, way: Way<'_>, key: usize, stage: &mut Stage) -> Result<Response<AnswerBody>, Failed> {
+async fn head(
+    call: &Call,
+    way: Way<'_>,
+    key: usize,
+    stage: &mut Stage,
+) -> Result<Response<AnswerBody>, Failed> {
     let mut unseen = 0;
     loop {
         *stage = Stage::Waiting;
@@ -329,7 +339,9 @@ async fn success(
             first_content(events, place, pace).await
         }
         _ if !shaped => Ok(Body::Passage(Held::new(), body, place)),
-        Media::Html => Err(Failed::new(Class::BadResponse, "an HTML page instead of an API answer").about(Detail::Page)),
+        Media::Html => {
+            Err(Failed::new(Class::BadResponse, "an HTML page instead of an API answer").about(Detail::Page))
+        }
         Media::Json if call.parsed.stream && dialect != Dialect::Other => {
             // Some servers put their errors here, whatever was asked for; the error says whose fault it is.
             whole(dialect, body, headers, place, pace).await?;

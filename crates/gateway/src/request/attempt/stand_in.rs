@@ -79,7 +79,8 @@ pub async fn answer(
     for fallback in route.fallback.iter().filter(|fallback| why.fits(fallback)) {
         let Some(fitted) = fit(gateway, fallback, call, dialect) else { continue };
         let model = gateway.health.model(fitted.parsed.model.as_deref());
-        let leg = Leg { candidates: &fallback.candidates, rules: fallback.rules, model, turn: Turn::Fallback };
+        let leg =
+            Leg { candidates: &fallback.candidates, rules: fallback.rules, model, turn: Turn::Fallback };
         if let Ok(answered) = leg.run(accepted, gateway, route, &fitted, story).await? {
             if !answered.status.is_success() {
                 // A client that did not ask for this model is not bothered with its complaints.

@@ -83,6 +83,8 @@ pub struct Fallback {
     pub candidates: Vec<Candidate>,
     /// Each may be tried once.
     pub rules: Rules,
+    /// Of the model it asks for, by number; `None`: the client's.
+    pub model: Option<usize>,
 }
 
 impl Gateway {
@@ -155,7 +157,7 @@ impl Gateway {
                 budget: Mutex::new(Budget::new(retry.budget, now)),
                 total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
                 stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
-                fallback: route.fallback.iter().map(|said| fallback(said, &candidates_of)).collect(),
+                fallback: route.fallback.iter().map(|said| fallback(said, &candidates_of, &health)).collect(),
                 fell_back: Mark::new(now),
                 config: route.clone(),
             }
@@ -230,7 +232,12 @@ fn setup(config: &Config, paths: &[Arc<Path>], candidates_of: &[Vec<Candidate>])
     };
     let route = |route: &used::Route| registry::RouteSetup {
         paths: route.to.iter().filter_map(|u| candidates_of.get(*u)).flatten().map(|c| c.path).collect(),
-        fallback: !route.fallback.is_empty(),
+        fallback: route
+            .fallback
+            .iter()
+            .filter_map(|fallback| candidates_of.get(fallback.upstream))
+            .map(|candidates| candidates.iter().map(|c| c.path).collect())
+            .collect(),
         choice: config.health.choice,
     };
     registry::Setup {
@@ -241,9 +248,10 @@ fn setup(config: &Config, paths: &[Arc<Path>], candidates_of: &[Vec<Candidate>])
     }
 }
 
-fn fallback(said: &used::Fallback, candidates_of: &[Vec<Candidate>]) -> Fallback {
+fn fallback(said: &used::Fallback, candidates_of: &[Vec<Candidate>], health: &Registry) -> Fallback {
     let candidates = candidates_of.get(said.upstream).cloned().unwrap_or_default();
     let attempts = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
     let backoff = Backoff { initial: Duration::ZERO, factor: 1.0, max: Duration::ZERO };
-    Fallback { config: said.clone(), candidates, rules: Rules { attempts, backoff } }
+    let model = said.model.as_deref().map(|name| health.model(Some(name)));
+    Fallback { config: said.clone(), candidates, rules: Rules { attempts, backoff }, model }
 }

@@ -27,7 +27,11 @@ fn registry(paths: usize, now: Instant) -> Arc<Registry> {
             })
             .collect(),
         egress: vec!["direct".to_owned()],
-        routes: vec![RouteSetup { paths: (0..paths).collect(), fallback: true, choice: Choice::default() }],
+        routes: vec![RouteSetup {
+            paths: (0..paths).collect(),
+            fallback: vec![vec![0]],
+            choice: Choice::default(),
+        }],
     };
     let registry = Arc::new(Registry::new(setup, Box::new(|_| {}), now));
     let model = registry.model(Some("gpt-4o"));

@@ -76,6 +76,11 @@ impl Baseline {
         self.p95.get(size).copied().flatten()
     }
 
+    /// The largest of the sizes' 95th percentiles.
+    pub fn slowest_p95(&mut self, now: Instant) -> Option<Duration> {
+        (0..SIZES).filter_map(|size| self.p95(size, now)).max()
+    }
+
     /// Any percentile, 1 to 99, for a size as above; computed from the samples each time.
     pub fn percentile(&mut self, size: usize, percent: u8, now: Instant) -> Option<Duration> {
         self.turn(now);

@@ -26,6 +26,8 @@ const PAGES: u32 = 2;
 const CUTS: f64 = 0.3;
 /// Failed probes in a row.
 const PROBES: u32 = 3;
+/// Outcomes that are looked at for themselves, whatever came before them in the window.
+const LATEST: u32 = 20;
 /// Rests double at most this often; the cap on their length is reached long before.
 const SETBACKS_MAX: u32 = 16;
 /// After a hold-down the ramp's steps are this many times longer.
@@ -100,6 +102,8 @@ pub enum Reason {
     ProbesPass,
     /// Enough verified passes.
     Proven,
+    /// Probes pass, and nothing could be sent that would prove more.
+    Untriable,
     /// The ramp was walked to its end.
     Ramped,
     /// An operator.
@@ -128,6 +132,7 @@ impl Reason {
             Self::Rested => "rested",
             Self::ProbesPass => "probes_pass",
             Self::Proven => "proven",
+            Self::Untriable => "probes_alone",
             Self::Ramped => "ramped",
             Self::Operator => "operator",
         }
@@ -196,6 +201,8 @@ pub struct Around {
     pub probed: bool,
     /// What it leads to is known to work another way, so that one pass proves this way.
     pub lenient: bool,
+    /// Nothing can be copied or made up for what clients ask of it.
+    pub untriable: bool,
 }
 
 /// The machine.
@@ -209,6 +216,9 @@ pub struct Breaker {
     reason: Option<Reason>,
     generation: u32,
     firsts: Window,
+    /// The last outcomes, a bit for each, 1 for a failure: a long good past must not hide what happens now.
+    latest: u32,
+    latest_count: u32,
     ends: Window,
     in_a_row: u32,
     unreached_in_a_row: u32,
@@ -244,6 +254,8 @@ impl Breaker {
             since: now,
             reason: None,
             generation: 0,
+            latest: 0,
+            latest_count: 0,
             in_a_row: 0,
             unreached_in_a_row: 0,
             pages: 0,
@@ -361,6 +373,7 @@ impl Breaker {
         let in_a_row = breaker.consecutive_failures;
         match signal {
             Signal::Good { slow, lagging, .. } => {
+                self.remember(false);
                 self.in_a_row = 0;
                 self.unreached_in_a_row = 0;
                 self.pages = 0;
@@ -388,6 +401,7 @@ impl Breaker {
                 None
             }
             Signal::Bad(fault) => {
+                self.remember(true);
                 self.in_a_row += 1;
                 self.unreached_in_a_row =
                     if fault == Fault::Unreached { self.unreached_in_a_row + 1 } else { 0 };
@@ -408,6 +422,14 @@ impl Breaker {
                     (Reason::Consecutive, format!("{in_a_row_now} failures in a row"))
                 } else if seen.total() >= least && reaches(seen.bad, seen.total(), rate) {
                     (Reason::Rate, format!("{} of {} requests failed", seen.bad, seen.total()))
+                } else if around.others
+                    && self.latest_count >= least.max(LATEST)
+                    && reaches(self.latest.count_ones(), LATEST, rate)
+                {
+                    (
+                        Reason::Rate,
+                        format!("{} of the last {LATEST} requests failed", self.latest.count_ones()),
+                    )
                 } else {
                     return None;
                 };
@@ -470,6 +492,9 @@ impl Breaker {
             None => return None,
         };
         self.forced = matches!(to, State::Disabled | State::Open);
+        if self.forced {
+            self.reason = Some(Reason::Operator);
+        }
         (to != self.state).then(|| self.go(to, Reason::Operator, String::new(), now))
     }
 
@@ -555,6 +580,8 @@ impl Breaker {
             State::Shadowing => self.recovery.begin(now),
             State::Ramping => self.ramp = Ramp::new(now),
             State::Closed => {
+                self.latest = 0;
+                self.latest_count = 0;
                 self.firsts.clear();
                 self.ends.clear();
                 self.recovery = Recovery::new(now);
@@ -564,6 +591,11 @@ impl Breaker {
             State::Open | State::Disabled => {}
         }
         Transition { from, to, reason, evidence, at: now }
+    }
+
+    fn remember(&mut self, failed: bool) {
+        self.latest = (self.latest << 1 | u32::from(failed)) & ((1 << LATEST) - 1);
+        self.latest_count = self.latest_count.saturating_add(1);
     }
 
     fn forget(&mut self) {

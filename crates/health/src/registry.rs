@@ -77,8 +77,8 @@ pub struct UpstreamSetup {
 pub struct RouteSetup {
     /// Indices of paths, of `to`.
     pub paths: Vec<usize>,
-    /// There is a fallback.
-    pub fallback: bool,
+    /// The paths of each of its fallbacks.
+    pub fallback: Vec<Vec<usize>>,
     /// How its traffic is divided.
     pub choice: Choice,
 }
@@ -169,6 +169,10 @@ struct Service {
     good: Mark,
     /// What the caller called the kind of the last request: which endpoint.
     form: AtomicU32,
+    /// Clients use it at endpoints that nothing can be made up for.
+    unaskable: AtomicBool,
+    /// The configuration names it.
+    named: AtomicBool,
     /// An upstream's own word on what is left of a limit, in 1/1000, and when it said so.
     remaining: AtomicU32,
     remaining_at: Mark,
@@ -189,7 +193,7 @@ struct EgressState {
 
 struct RouteHealth {
     paths: Vec<usize>,
-    fallback: bool,
+    fallback: Vec<Vec<usize>>,
     choice: Choice,
     choosers: Vec<OnceLock<Box<choose::Chooser>>>,
 }
@@ -323,7 +327,7 @@ impl Registry {
     }
 
     /// Another egress connected first although this path had a head start: it is not the faster one now.
-    pub fn lost_race(&self, path: usize, model: usize, now: Instant) {
+    fn lost_race(&self, path: usize, model: usize, now: Instant) {
         if let Some(cell) = self.known_cell(path, model) {
             cell.failed(now);
         }
@@ -337,9 +341,12 @@ impl Registry {
         score.map_or(u32::MAX, |score| score.load(std::sync::atomic::Ordering::Relaxed))
     }
 
-    /// Notes which endpoint the requests for a model go to, in the caller's numbers.
-    pub fn note_form(&self, path: usize, model: usize, form: u32) {
+    /// Notes which endpoint the requests for a model go to, in the caller's numbers; `None`: one that nothing can be made
+    /// up for.
+    pub fn note_form(&self, path: usize, model: usize, form: Option<u32>) {
         if let Some(service) = self.service_of(path, model) {
+            service.unaskable.store(form.is_none(), std::sync::atomic::Ordering::Relaxed);
+            let Some(form) = form else { return };
             service.form.store(form, std::sync::atomic::Ordering::Relaxed);
         }
     }
@@ -408,6 +415,8 @@ impl Registry {
                 used: Mark::new(now),
                 good: Mark::new(now),
                 form: AtomicU32::new(0),
+                unaskable: AtomicBool::new(false),
+                named: AtomicBool::new(false),
                 remaining: AtomicU32::new(1000),
                 remaining_at: Mark::new(now),
             })
@@ -432,11 +441,18 @@ impl Registry {
                 others: health.others.load(Relaxed),
                 probed: health.probed,
                 lenient: self.works_another_way(path),
+                untriable: health.gate.view().state == State::Shadowing && !self.is_askable(path),
             }),
-            Subject::Service(upstream, _) => Around {
+            Subject::Service(upstream, model) => Around {
                 others: self.upstreams.get(upstream).is_some_and(|u| u.others.load(Relaxed)),
                 probed: false,
                 lenient: false,
+                untriable: matches!(model, models::NONE | models::OTHER)
+                    || self
+                        .upstreams
+                        .get(upstream)
+                        .and_then(|u| u.services.get(model)?.get())
+                        .is_some_and(|s| s.unaskable.load(Relaxed)),
             },
         }
     }
@@ -463,10 +479,8 @@ impl Registry {
                 (health.name.clone(), self.models.name(model).or_else(|| Some("".into())), &service.gate)
             }
         };
-        let waits_in_vain = matches!(
-            transition.reason,
-            Reason::Stalled | Reason::Probe | Reason::Egress | Reason::Upstream | Reason::Operator
-        );
+        let waits_in_vain =
+            matches!(transition.reason, Reason::Stalled | Reason::Probe | Reason::Egress | Reason::Upstream);
         if waits_in_vain && matches!(transition.to, State::Open | State::Disabled) {
             gate.abandoned.notify_waiters();
         }
@@ -478,6 +492,11 @@ impl Registry {
 
     /// What was measured of something in its trouble is no guide to it once it has recovered.
     fn forgive(&self, subject: Subject, now: Instant) {
+        if let Subject::Path(path) = subject
+            && let Some(health) = self.paths.get(path)
+        {
+            health.bad_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
         for (path, health) in self.paths.iter().enumerate() {
             let concerned = match subject {
                 Subject::Path(recovered) => recovered == path,
@@ -504,6 +523,11 @@ impl Registry {
 }
 
 impl Service {
+    fn slowest_p95(&self, kind: usize, now: Instant) -> Option<Duration> {
+        let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        baselines.get_mut(kind)?.slowest_p95(now)
+    }
+
     fn p95(&self, kind: usize, size: usize, now: Instant) -> Option<Duration> {
         let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         baselines.get_mut(kind)?.p95(size, now)

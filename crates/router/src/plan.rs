@@ -131,6 +131,8 @@ pub struct Plan<'a> {
     key_moves: u32,
     unknown_fates: u32,
     free_move_used: bool,
+    /// Moves to paths not yet asked, away from where nothing was sent.
+    unsent_moves: u32,
     forgiven: u32,
     forgive: bool,
     sent: bool,
@@ -149,6 +151,7 @@ impl<'a> Plan<'a> {
             key_moves: 0,
             unknown_fates: 0,
             free_move_used: false,
+            unsent_moves: 0,
             forgiven: 0,
             forgive: false,
             sent: false,
@@ -192,7 +195,8 @@ impl<'a> Plan<'a> {
         if self.caution.pinned && self.sent && !class.of_the_key() {
             return Next::Stop(Stop::Pinned);
         }
-        if self.counted() >= self.rules.attempts + u32::from(self.may_change_key(class))
+        let may_move_on = self.may_change_key(class) || (class.never_sent() && self.has_untried());
+        if self.counted() >= self.rules.attempts + u32::from(may_move_on)
             || self.unknown_fates >= UNKNOWN_FATES
         {
             return Next::Stop(Stop::AttemptsSpent);
@@ -204,10 +208,13 @@ impl<'a> Plan<'a> {
 
     /// Attempts that `Rules::attempts` bounds.
     const fn counted(&self) -> u32 {
-        self.attempts.saturating_sub(self.key_moves + self.forgiven)
+        self.attempts.saturating_sub(self.key_moves + self.forgiven + self.unsent_moves)
     }
 
     fn choose(&mut self, around: &mut impl Surroundings, last: Option<(Candidate, Failure)>) -> Next {
+        if around.time_left().is_zero() {
+            return Next::Stop(Stop::AttemptsSpent);
+        }
         let mut best: Option<(Rank, Candidate, Duration)> = None;
         for candidate in self.candidates {
             let Some(ready) = around.ready_in(*candidate) else { continue };
@@ -229,7 +236,8 @@ impl<'a> Plan<'a> {
         if class == Class::ModelNotFound && again {
             return Next::Stop(Stop::NothingUsable);
         }
-        if again && self.caution.client_repeats && !class.never_sent() && !class.of_the_key() {
+        if again && !self.forgive && self.caution.client_repeats && !class.never_sent() && !class.of_the_key()
+        {
             return Next::Stop(Stop::AttemptsSpent);
         }
         if !self.forgive && !self.is_free(candidate, class, again, around) && !around.spend() {
@@ -248,11 +256,18 @@ impl<'a> Plan<'a> {
         }
         if self.may_change_key(class) && after.is_zero() {
             self.key_moves += 1;
+        } else if class.never_sent() && self.times(candidate) == 0 && self.counted() >= self.rules.attempts {
+            // It cost no upstream anything, and another may still answer.
+            self.unsent_moves += 1;
         } else if self.counted() >= self.rules.attempts {
             return Next::Stop(Stop::AttemptsSpent);
         }
         self.begin(candidate);
         Next::Try { candidate, after }
+    }
+
+    fn has_untried(&self) -> bool {
+        self.candidates.iter().any(|candidate| self.times(*candidate) == 0)
     }
 
     const fn may_change_key(&self, class: Class) -> bool {
@@ -300,7 +315,7 @@ impl<'a> Plan<'a> {
         // Two failures behind different egresses: it is time for another upstream.
         let upstream_times =
             if class.of_the_key() { 0 } else { self.upstream_times(candidate.upstream).saturating_sub(1) };
-        Rank { waits, times, unproven, in_blame, upstream_times, score, ready }
+        Rank { waits, times, unproven, upstream_times, in_blame, score, ready }
     }
 
     fn begin(&mut self, candidate: Candidate) {
@@ -326,8 +341,8 @@ struct Rank {
     waits: bool,
     times: u32,
     unproven: bool,
-    in_blame: u8,
     upstream_times: u32,
+    in_blame: u8,
     score: u32,
     ready: Duration,
 }

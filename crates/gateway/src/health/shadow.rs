@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, header};
 use tidegate_health::baseline::size_of;
 use tidegate_health::breaker::Verdict;
+use tidegate_health::evidence::Detail;
 use tidegate_health::models;
 use tidegate_health::registry::{MadeUp, Shadow};
 use tidegate_router::outcome::Class;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::now;
 use crate::gateway::Gateway;
 use crate::request::attempt::once::once;
-use crate::request::attempt::{Answered, Body, Failed};
+use crate::request::attempt::{Answered, Body, Failed, verdict};
 use crate::request::read::{Parsed, Target};
 use crate::request::relay::{Events, Step};
 use crate::request::route::Call;
@@ -62,6 +63,7 @@ pub fn mirror(gateway: &Arc<Gateway>, call: &Call, model: usize) {
     copy.parsed.body = body;
     copy.deadline = Instant::now() + LONGEST;
     copy.deadline_is_clients = false;
+    copy.made_up = true;
     gateway.health.mirrored(path.index, model, now());
     tokio::spawn(prove(copy, Arc::clone(&path), path, shadow));
 }
@@ -77,7 +79,7 @@ fn rules(path: &Path, model: &str) -> MirrorRules {
 async fn prove(call: Call, way: Arc<Path>, path: Arc<Path>, shadow: Shadow) {
     let (kind, size) = (usize::from(call.parsed.stream), size_of(call.parsed.body.len()));
     let in_time = shadow.in_time(kind, size, now());
-    let verdict = attempt(&call, &way, in_time).await;
+    let (verdict, _) = attempt(&call, &way, in_time).await;
     path.metrics.shadow(match &verdict {
         Verdict::Pass => "pass",
         Verdict::Slow => "slow",
@@ -88,27 +90,32 @@ async fn prove(call: Call, way: Arc<Path>, path: Arc<Path>, shadow: Shadow) {
     shadow.judge(&verdict, now());
 }
 
-async fn attempt(call: &Call, path: &Arc<Path>, in_time: Duration) -> Verdict {
+/// What an attempt shows, and what it failed by.
+async fn attempt(call: &Call, path: &Arc<Path>, in_time: Duration) -> (Verdict, Option<(Class, Detail)>) {
     let model = call.parsed.model.as_deref().unwrap_or_default();
     let started = Instant::now();
     let key = match path.upstream.keys.offer(model, &[], started) {
         Offer::Key(key) => key,
-        Offer::Resting(wait) => return Verdict::Limited(wait),
+        Offer::Resting(wait) => return (Verdict::Limited(wait), None),
     };
     let result = once(call, path, key, path.upstream.config.timeouts.first_byte).await;
     let took = started.elapsed();
     match result {
         Ok(answered) => match shows(call, answered).await {
-            Ok(()) if took > in_time => Verdict::Slow,
-            Ok(()) => Verdict::Pass,
-            Err(verdict) => verdict,
+            Ok(()) if took > in_time => (Verdict::Slow, None),
+            Ok(()) => (Verdict::Pass, None),
+            Err(verdict @ Verdict::Fail(_)) => (verdict, Some((Class::BadResponse, Detail::Plain))),
+            Err(verdict) => (verdict, None),
         },
-        Err(Failed { failure, detail, .. }) => {
+        Err(Failed { clients_fault: true, .. }) => (Verdict::Unclear, None),
+        Err(Failed { failure, detail, about, .. }) => {
             path.upstream.keys.rest(key, model, failure.class, failure.retry_after, fastrand::f64(), started);
             match failure.class {
-                Class::RateLimited | Class::Quota => Verdict::Limited(failure.retry_after.unwrap_or(LIMITED)),
-                class if class.blames_upstream() => Verdict::Fail(detail),
-                _ => Verdict::Unclear,
+                Class::RateLimited | Class::Quota => {
+                    (Verdict::Limited(failure.retry_after.unwrap_or(LIMITED)), None)
+                }
+                class if class.blames_upstream() => (Verdict::Fail(detail), Some((class, about))),
+                _ => (Verdict::Unclear, None),
             }
         }
     }
@@ -138,7 +145,10 @@ async fn stream(mut events: Events) -> Result<(), Verdict> {
         match timeout(GAP, step).await {
             Err(_) => return fail("the answer stopped in the middle"),
             Ok(Step::Event(_, peek)) => {
-                if peek.error.is_some() {
+                if let Some(error) = &peek.error {
+                    if verdict::of_error_object(error).clients_fault {
+                        return Err(Verdict::Unclear);
+                    }
                     return fail("an error in the middle of the answer");
                 }
                 content += u32::from(peek.content && !peek.terminal);
@@ -192,13 +202,14 @@ async fn send(gateway: Arc<Gateway>, due: MadeUp) {
         MadeUp::Recovery(shadow) => prove(call, way, Arc::clone(path), shadow).await,
         MadeUp::Canary { .. } => {
             let mut flight = gateway.health.begin(index, model, usize::from(call.parsed.stream), 0, now());
+            flight.sent(now());
             match attempt(&call, &way, Duration::MAX).await {
-                Verdict::Pass | Verdict::Slow => flight.first(now()),
-                Verdict::Fail(why) => {
+                (Verdict::Pass | Verdict::Slow, _) => flight.first(now()),
+                (Verdict::Fail(why), Some((class, about))) => {
                     tracing::warn!(path = %path.name, model = %name, cause = %why, "a made-up request fails");
-                    flight.failed(Class::BadResponse, tidegate_health::evidence::Detail::Plain, now());
+                    flight.failed(class, about, now());
                 }
-                Verdict::Limited(_) | Verdict::Unclear | Verdict::Void => {}
+                (Verdict::Fail(_) | Verdict::Limited(_) | Verdict::Unclear | Verdict::Void, _) => {}
             }
         }
     }
@@ -212,6 +223,7 @@ async fn find_model(gateway: &Gateway, path: &Arc<Path>) -> Option<String> {
         deadline: Instant::now() + LIMITED,
         deadline_is_clients: false,
         alternatives: true,
+        made_up: true,
     };
     let Offer::Key(key) = path.upstream.keys.offer("", &[], Instant::now()) else { return None };
     let answered = once(&call, path, key, LIMITED).await.ok()?;
@@ -254,6 +266,7 @@ fn made_up(gateway: &Gateway, path: &Path, model: usize, name: &str) -> Call {
         deadline: Instant::now() + LONGEST,
         deadline_is_clients: false,
         alternatives: true,
+        made_up: true,
     }
 }
 
@@ -281,13 +294,14 @@ fn parsed(target: Target, method: Method, body: bytes::Bytes, model: Option<Stri
     }
 }
 
-/// Endpoints in the numbers that health keeps for us.
-pub const fn form_of(dialect: Dialect) -> u32 {
+/// Endpoints in the numbers that health keeps for us; `None`: one that nothing can be made up for.
+pub const fn form_of(dialect: Dialect) -> Option<u32> {
     match dialect {
-        Dialect::Chat | Dialect::Other => 0,
-        Dialect::Completions => 1,
-        Dialect::Embeddings => 2,
-        Dialect::Responses => 3,
+        Dialect::Chat => Some(0),
+        Dialect::Completions => Some(1),
+        Dialect::Embeddings => Some(2),
+        Dialect::Responses => Some(3),
+        Dialect::Other => None,
     }
 }
 

@@ -145,6 +145,8 @@ pub struct Story {
     last: Option<Candidate>,
     /// A second try went out beside another; there is one at most.
     hedged: bool,
+    /// A fallback was given precedence over paths that are still proving themselves.
+    deferred: bool,
     /// Some failure was the upstream's or the way's.
     broken: bool,
     /// Some failure was a limit of ours at an upstream.
@@ -168,7 +170,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         candidates: &route.candidates,
         rules: route.rules,
         model,
-        turn: Turn::Route { backed: stand_in::is_alive(&gateway, route, &call) },
+        turn: Turn::Route { backed: stand_in::is_alive(&gateway, route, &call, model) },
     };
     let mut too_long = None;
     let stop = match leg.run(accepted, &gateway, route, &call, &mut story).await? {
@@ -181,7 +183,8 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     };
     let untried = story.last.is_none();
     let why = stand_in::Why {
-        unavailable: too_long.is_none() && (story.broken || !route.candidates.iter().all(admits)),
+        unavailable: too_long.is_none()
+            && (story.broken || story.deferred || !route.candidates.iter().all(admits)),
         too_long: too_long.is_some(),
         limited: story.limited || matches!(stop, Stop::Cooling(_)),
     };
@@ -192,6 +195,14 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     }
     if let Some(answered) = too_long {
         return Ok(answered);
+    }
+    if std::mem::take(&mut story.deferred) {
+        // No fallback could take it: the paths that are still proving themselves do.
+        let leg = Leg { turn: Turn::Route { backed: false }, ..leg };
+        match leg.run(accepted, &gateway, route, &call, &mut story).await? {
+            Ok(answered) => return Ok(answered),
+            Err(stop) => return refuse::give_up(accepted, &gateway, route, model, shut, stop, story),
+        }
     }
     if shut && untried && stop == Stop::NothingUsable {
         let paths = route.candidates.iter().map(|c| c.path);

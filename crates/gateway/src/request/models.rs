@@ -29,7 +29,8 @@ pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<An
     let client = parsed.client;
     let timeout = gateway.routes.iter().map(|r| r.total).max().unwrap_or_default();
     let deadline = Instant::now() + parsed.timeout.map_or(timeout, |t| t.min(timeout));
-    let call = Call { parsed, route: 0, deadline, deadline_is_clients: false, alternatives: false };
+    let call =
+        Call { parsed, route: 0, deadline, deadline_is_clients: false, alternatives: false, made_up: false };
     let asked = gateway.config.upstreams.iter().enumerate().map(|(index, upstream)| {
         let paths = gateway.paths.iter().filter(|p| p.upstream.config.name == upstream.name);
         let call = &call;

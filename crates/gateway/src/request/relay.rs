@@ -23,7 +23,7 @@ use watch::{Alarm, Watch};
 
 use crate::answer::{Answer, Held};
 use crate::request::accept::Accepted;
-use crate::request::attempt::{Answered, Body};
+use crate::request::attempt::{Answered, Body, verdict};
 use crate::request::settle::{End, Settle};
 use crate::upstream::InFlight;
 use tidegate_health::registry::Flight;
@@ -108,9 +108,11 @@ impl Relay {
                 {
                     settle.usage = Some(usage);
                 }
-                if peek.error.is_some() && !peek.terminal {
+                if let Some(error) = peek.error.as_ref().filter(|_| !peek.terminal) {
                     self.count(Some(Class::BadResponse));
-                    self.told(true);
+                    if !verdict::of_error_object(error).clients_fault {
+                        self.told(true);
+                    }
                     self.finish(End::Interrupted("upstream_error_event"));
                 }
                 Poll::Ready(Some(raw))

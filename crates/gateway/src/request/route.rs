@@ -28,6 +28,8 @@ pub struct Call {
     pub deadline_is_clients: bool,
     /// There is another path: no need to wait long for a connection of this one.
     pub alternatives: bool,
+    /// No client waits for it.
+    pub made_up: bool,
 }
 
 /// Finds the route.
@@ -57,5 +59,12 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
     let deadline = start + parsed.timeout.map_or(allowed, |t| t.min(allowed));
     let alternatives = route.candidates.len() > 1 || !route.fallback.is_empty();
     accepted.note(|settle| settle.route = Some(index));
-    Ok(Routed::Call(Call { parsed, route: index, deadline, deadline_is_clients, alternatives }))
+    Ok(Routed::Call(Call {
+        parsed,
+        route: index,
+        deadline,
+        deadline_is_clients,
+        alternatives,
+        made_up: false,
+    }))
 }

@@ -49,11 +49,16 @@ impl Upstream {
         Ok(Self { host, keys, config, slots, queued: AtomicUsize::new(0) })
     }
 
+    /// A place, if one is free.
+    pub fn enter_now(&self) -> Option<InFlight> {
+        Arc::clone(&self.slots).try_acquire_owned().ok().map(InFlight)
+    }
+
     /// A place among the requests this upstream may run at once; `None` when all are taken. For a model of ours as
     /// many again may wait for one, since there is nothing else to go to. Cancel-safe.
     pub async fn enter(&self) -> Option<InFlight> {
-        if let Ok(place) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Some(InFlight(place));
+        if let Some(place) = self.enter_now() {
+            return Some(place);
         }
         if !self.config.local {
             return None;

@@ -16,6 +16,8 @@ const LENIENT_PROBES: u32 = 2;
 /// Without traffic a step is passed after this many times its length, with fewer requests.
 const QUIET_STEPS: u32 = 6;
 const QUIET_REQUESTS: u32 = 3;
+/// Made-up requests that would have been due while nothing could be tried.
+const UNTRIED_INTERVALS: u32 = 3;
 /// Share of a step's requests that may fail, or come late.
 const FAILED: f64 = 0.05;
 /// This many times the requests of a step, and it proves nothing any more.
@@ -250,7 +252,27 @@ impl Breaker {
     }
 
     pub(super) fn tick_shadowing(&mut self, around: Around, now: Instant) -> Option<Transition> {
-        self.prove(around, now).or_else(|| self.unproven(now))
+        self.prove(around, now).or_else(|| self.unproven(now)).or_else(|| self.untriable(around, now))
+    }
+
+    /// Requests of a kind that can neither be copied nor made up would keep it here for ever: where probes pass, the
+    /// ramp, whose requests can go elsewhere when they fail, has to do.
+    fn untriable(&mut self, around: Around, now: Instant) -> Option<Transition> {
+        let rules = &self.rules;
+        let patience = rules.recovery.min_span
+            + rules.synthetic.after_idle
+            + rules.synthetic.interval * UNTRIED_INTERVALS;
+        let alive = !around.probed || self.probes_passed >= LENIENT_PROBES;
+        let long = now.saturating_duration_since(self.recovery.begun) >= patience;
+        let untried = self.recovery.passes == 0 && self.recovery.tries == 0 && self.recovery.in_flight == 0;
+        (around.untriable && alive && long && untried && now >= self.recovery.paused_until).then(|| {
+            self.go(
+                State::Ramping,
+                Reason::Untriable,
+                "probes pass and nothing else could be tried".into(),
+                now,
+            )
+        })
     }
 
     /// A real request, or one standing in for it, during the ramp.

@@ -115,7 +115,8 @@ impl<F: Fn(usize) -> bool> Field for Look<'_, F> {
         if !self.ask.movable && self.registry.is_ramping(self.path(i), self.ask.model) {
             return 0;
         }
-        word & !IN_BAND
+        // The division is made anew only while there is traffic; a ramp may have begun since.
+        (word & !IN_BAND).min(self.registry.ceiling(self.path(i), self.ask.model))
     }
 
     fn in_band(&self, i: usize) -> bool {
@@ -295,6 +296,12 @@ impl Registry {
             return Duration::ZERO;
         }
         SCARCE_PENALTY * (SCARCE - left) / SCARCE
+    }
+
+    /// The same in parts of `WHOLE`.
+    fn ceiling(&self, path: usize, model: usize) -> u32 {
+        let share = |view: View| if view.admits() { view.share } else { 0 };
+        self.views(path, model).map_or(0, |(way, service)| share(way).min(service.map_or(WHOLE, share)))
     }
 
     /// Part of its normal traffic a path may take now, 0 to 1.

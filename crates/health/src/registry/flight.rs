@@ -46,11 +46,10 @@ impl Registry {
         });
         let none = Permit { generation: 0 };
         let (way, service) = permits.unwrap_or((none, none));
-        let slot = self.cell(path, model, now).and_then(|cell| {
+        if let Some(cell) = self.cell(path, model, now) {
             cell.used.set(now);
-            cell.waiting.get(kind).map(|waiting| waiting.enter(now))
-        });
-        Flight { registry: Arc::clone(self), path, model, kind, size, way, service, begun: now, slot }
+        }
+        Flight { registry: Arc::clone(self), path, model, kind, size, way, service, begun: now, slot: None }
     }
 }
 
@@ -59,6 +58,34 @@ impl Flight {
     #[must_use]
     pub const fn path(&self) -> usize {
         self.path
+    }
+
+    /// It goes over another path after all; what was begun over the first one says nothing.
+    pub fn turn_to(&mut self, path: usize, now: Instant) {
+        if path != self.path {
+            *self = self.registry.begin(path, self.model, self.kind, self.size, now);
+        }
+    }
+
+    /// A second account of the same attempt, for what becomes of its first path.
+    #[must_use]
+    pub fn aside(&self, now: Instant) -> Self {
+        self.registry.begin(self.path, self.model, self.kind, self.size, now)
+    }
+
+    /// Another egress connected first although this path had a head start.
+    pub fn lost_race(&self, now: Instant) {
+        self.registry.lost_race(self.path, self.model, now);
+    }
+
+    /// It has a place and a connection, and goes out: from now on the upstream is waited for. Before, it was ours to
+    /// find room.
+    pub fn sent(&mut self, now: Instant) {
+        self.land();
+        self.begun = now;
+        let waiting =
+            self.registry.known_cell(self.path, self.model).and_then(|cell| cell.waiting.get(self.kind));
+        self.slot = waiting.map(|waiting| waiting.enter(now));
     }
 
     /// When it was sent.

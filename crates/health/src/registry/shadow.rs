@@ -122,8 +122,8 @@ impl Registry {
         claims.iter().any(Option::is_some).then(|| Shadow { registry: Arc::clone(self), path, model, claims })
     }
 
-    /// Made-up requests that are due now: for recoveries and ramps that live traffic does not feed, and for models of
-    /// ours at all times.
+    /// Made-up requests that are due now: for recoveries and ramps that live traffic does not feed, for doubts, and for
+    /// models of ours at all times. What concerns a path is asked with the model used last.
     pub fn made_up(self: &Arc<Self>, now: Instant) -> Vec<MadeUp> {
         let mut due = Vec::new();
         for (path, health) in self.paths.iter().enumerate() {
@@ -132,25 +132,20 @@ impl Registry {
             if matches!(way, State::Open | State::Disabled) {
                 continue;
             }
-            let mut known = false;
-            for (model, service) in self.services(health.upstream) {
-                let state = service.gate.view().state;
-                // Many models share the last number, and none of them is called what it is.
-                let nameless = matches!(model, crate::models::NONE | crate::models::OTHER);
-                if matches!(state, State::Open | State::Disabled) || nameless {
-                    continue;
-                }
+            let models: Vec<(Duration, usize)> = self.askable(path, now).collect();
+            let latest = models.iter().min().map(|(_, model)| *model);
+            for (quiet, model) in models {
+                let Some(service) = self.service(health.upstream, model, now) else { continue };
                 let Some(cell) = self.cell(path, model, now) else { continue };
-                known = true;
                 let recovers = |state| matches!(state, State::Shadowing | State::Ramping);
-                let quiet = cell.used.since(now).unwrap_or_else(|| now.saturating_duration_since(self.born));
-                let interval = upstream.rules.synthetic.interval * rarer(quiet);
+                let is_latest = latest == Some(model);
+                let rules = &upstream.rules.synthetic;
+                let interval = rules.interval * rarer(quiet);
                 let rested = |than: Duration| cell.made_up.since(now).is_none_or(|since| since >= than);
-                if recovers(way) || recovers(state) {
+                if recovers(service.gate.view().state) || (recovers(way) && is_latest) {
                     // A model of ours is never sent copies, so made-up requests do not wait for them.
                     let lacking = upstream.local
-                        || quiet.min(self.recovering_for(path, service, now))
-                            >= upstream.rules.synthetic.after_idle;
+                        || quiet.min(self.recovering_for(path, service, now)) >= rules.after_idle;
                     if lacking
                         && rested(interval)
                         && let Some(shadow) = self.claim(path, model, true, now)
@@ -158,14 +153,20 @@ impl Registry {
                         cell.made_up.set(now);
                         due.push(MadeUp::Recovery(shadow));
                     }
-                } else if (upstream.local && rested(upstream.rules.synthetic.interval * CANARY))
-                    || (self.is_in_doubt(path, service, now) && quiet >= DOUBT && rested(DOUBT))
-                {
+                    continue;
+                }
+                let canary = rules.interval * CANARY;
+                let unused = service.good.since(now).is_none_or(|since| since >= canary);
+                let ours =
+                    upstream.local && (service.named.load(Relaxed) || is_latest) && unused && rested(canary);
+                let doubt =
+                    self.is_in_doubt(path, service, is_latest, now) && quiet >= DOUBT && rested(DOUBT);
+                if ours || doubt {
                     cell.made_up.set(now);
                     due.push(MadeUp::Canary { path, model });
                 }
             }
-            if !known
+            if latest.is_none()
                 && matches!(way, State::Shadowing | State::Ramping)
                 && health.used.since(now).is_none_or(|since| since >= upstream.rules.synthetic.interval)
                 && let Some(shadow) = self.claim(path, crate::models::NONE, true, now)
@@ -177,16 +178,39 @@ impl Registry {
         due
     }
 
+    /// Some model of a path could be asked for, were it not shut.
+    pub(super) fn is_askable(&self, path: usize) -> bool {
+        let upstream = self.paths.get(path).map_or(usize::MAX, |health| health.upstream);
+        self.services(upstream).any(|(model, service)| {
+            !matches!(model, crate::models::NONE | crate::models::OTHER) && !service.unaskable.load(Relaxed)
+        })
+    }
+
+    /// The models a path can be asked for by made-up requests, with how long no live request has gone there. Many
+    /// models share the last number, and none of them is called what it is.
+    fn askable(&self, path: usize, now: Instant) -> impl Iterator<Item = (Duration, usize)> {
+        let upstream = self.paths.get(path).map_or(usize::MAX, |health| health.upstream);
+        self.services(upstream).filter_map(move |(model, service)| {
+            let nameless = matches!(model, crate::models::NONE | crate::models::OTHER);
+            let shut = matches!(service.gate.view().state, State::Open | State::Disabled);
+            let quiet = self.known_cell(path, model).and_then(|cell| cell.used.since(now));
+            let quiet = quiet.unwrap_or_else(|| now.saturating_duration_since(self.born));
+            (!nameless && !shut && !service.unaskable.load(Relaxed)).then_some((quiet, model))
+        })
+    }
+
     /// The last attempts failed. Traffic already goes elsewhere, so that nothing but a made-up request would show
     /// whether it is broken.
-    fn is_in_doubt(&self, path: usize, service: &super::Service, now: Instant) -> bool {
+    fn is_in_doubt(&self, path: usize, service: &super::Service, is_latest: bool, now: Instant) -> bool {
         let doubt = |gate: &crate::gate::Gate| gate.with(now, |breaker| breaker.is_in_doubt());
-        doubt(&service.gate) || self.paths.get(path).is_some_and(|health| doubt(&health.gate))
+        doubt(&service.gate) || (is_latest && self.paths.get(path).is_some_and(|health| doubt(&health.gate)))
     }
 
     /// A model that is asked for before any client does.
     pub fn expect(&self, upstream: usize, model: usize, now: Instant) {
-        let _ = self.service(upstream, model, now);
+        if let Some(service) = self.service(upstream, model, now) {
+            service.named.store(true, Relaxed);
+        }
     }
 
     /// Since when live requests could have been copied, or sent, to what recovers here.

@@ -65,7 +65,7 @@ fn setup() -> Setup {
         egress: vec!["direct".into(), "proxy".into()],
         routes: vec![RouteSetup {
             paths: vec![0, 1, 2, 3],
-            fallback: false,
+            fallback: Vec::new(),
             choice: Health::default().choice,
         }],
     }
@@ -90,7 +90,9 @@ impl Node {
     }
 
     fn flight(&self, path: usize) -> Flight {
-        self.registry.begin(path, self.model, 1, 0, self.now)
+        let mut flight = self.registry.begin(path, self.model, 1, 0, self.now);
+        flight.sent(self.now);
+        flight
     }
 
     /// A streamed request of 50 ms.

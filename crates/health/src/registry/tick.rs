@@ -75,19 +75,22 @@ impl Registry {
     /// Which paths and upstreams are not the last that could take their routes' traffic.
     pub(super) fn look_around(&self) {
         let admits = |path: &usize| self.paths.get(*path).is_some_and(|health| health.gate.view().admits());
+        let replaced = |of: &dyn Fn(&usize) -> bool| {
+            let mut routes = self.routes.iter().filter(|route| route.paths.iter().any(of)).peekable();
+            // What no route names stands in for others: nothing stands in for it.
+            routes.peek().is_some()
+                && routes.all(|route| {
+                    let stands_in = |paths: &Vec<usize>| paths.iter().any(|path| !of(path) && admits(path));
+                    route.paths.iter().any(|other| !of(other) && admits(other))
+                        || route.fallback.iter().any(stands_in)
+                })
+        };
         for (path, health) in self.paths.iter().enumerate() {
-            let replaced = self.routes.iter().filter(|route| route.paths.contains(&path)).all(|route| {
-                route.fallback || route.paths.iter().any(|other| *other != path && admits(other))
-            });
-            health.others.store(replaced, Relaxed);
+            health.others.store(replaced(&|other| *other == path), Relaxed);
         }
         for (index, upstream) in self.upstreams.iter().enumerate() {
             let of = |path: &usize| self.paths.get(*path).is_some_and(|health| health.upstream == index);
-            let replaced =
-                self.routes.iter().filter(|route| route.paths.iter().any(of)).all(|route| {
-                    route.fallback || route.paths.iter().any(|other| !of(other) && admits(other))
-                });
-            upstream.others.store(replaced, Relaxed);
+            upstream.others.store(replaced(&of), Relaxed);
         }
     }
 
@@ -104,7 +107,7 @@ impl Registry {
                         continue;
                     }
                     let breaker = &upstream.rules.breaker;
-                    let patience = match service.p95(kind, 0, now) {
+                    let patience = match service.slowest_p95(kind, now) {
                         Some(usual) => usual * IN_VAIN,
                         // How long a plain answer may take, or one that is thought over first, nobody can say.
                         None if kind == 0 || service.reasoning => continue,
@@ -118,6 +121,15 @@ impl Registry {
                     }
                     let stalled = old >= STALLED || (old == all && old >= STALLED_ALL);
                     if !stalled || !silent(cell.answered.since(now)) {
+                        continue;
+                    }
+                    // A long plain answer is silent for as long as it is made: its upstream must be so otherwise, too.
+                    if kind == 0 && health.probed && health.answers_probes.load(Relaxed) {
+                        continue;
+                    }
+                    if !health.gate.view().admits() || !service.gate.view().admits() {
+                        // Opened for another reason: who still waits there waits in vain.
+                        health.gate.abandoned.notify_waiters();
                         continue;
                     }
                     let evidence =

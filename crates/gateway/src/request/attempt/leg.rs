@@ -22,6 +22,8 @@ use crate::upstream::keys::Offer;
 
 /// A stream's first content is waited for this many times as long as is usual.
 const USUAL_FACTOR: u32 = 4;
+/// A part of the time to the first content that is as good as all of it.
+const WHOLE_ENOUGH: f64 = 0.9;
 /// But never less than this.
 const USUAL_LEAST: Duration = Duration::from_secs(10);
 
@@ -78,9 +80,10 @@ impl Leg<'_> {
             model: parsed.model.as_deref().unwrap_or_default(),
             refused: Vec::new(),
             barred: Vec::new(),
+            chosen: None,
         };
         if around.belongs_to_fallback() {
-            story.broken = true;
+            story.deferred = true;
             return Ok(Err(Stop::NothingUsable));
         }
         let mut next = plan.first(&mut around);
@@ -114,20 +117,23 @@ impl Leg<'_> {
             };
             accepted.note(|settle| settle.attempts += 1);
             let unproven = gateway.health.is_ramping(path.index, self.model);
-            let mut second = None;
+            let mut side = Side::default();
             let (over, key, result) = match self.hedge_after(&around, path, story) {
                 None => self.once(&around, path, key, started).await,
-                Some(after) => self.hedged(&around, &mut plan, candidate, key, after, &mut second).await,
+                Some(after) => self.hedged(&around, &mut plan, candidate, key, after, &mut side).await,
             };
-            if second.is_some() {
+            accepted.note(|settle| settle.upstream_wait += started.elapsed());
+            if let Some(lost) = side.lost {
+                around.failed_beside(accepted, lost);
+            }
+            if side.begun {
                 story.hedged = true;
                 accepted.note(|settle| settle.attempts += 1);
             }
-            accepted.note(|settle| settle.upstream_wait += started.elapsed());
             let path = gateway.paths.get(over).ok_or(GatewayError::Internal)?;
             let candidate = match self.candidates.iter().find(|c| c.path == over) {
                 Some(other) if *other != candidate => {
-                    if second.is_none() {
+                    if !side.begun {
                         plan.also(*other);
                     }
                     story.last = Some(*other);
@@ -142,7 +148,7 @@ impl Leg<'_> {
                         path.metrics.attempt(None);
                     }
                     path.upstream.keys.worked(key);
-                    if repeat {
+                    if repeat && self.turn.is_route() {
                         crate::metrics::retry(&route.config.name, true);
                     }
                     answer_begins(accepted, call, path, &answered);
@@ -151,12 +157,12 @@ impl Leg<'_> {
                 Err(failed) => failed,
             };
             let class = failed.failure.class;
-            if call.deadline_is_clients && Instant::now() >= call.deadline && class == Class::Timeout {
+            if call.deadline_is_clients && Instant::now() >= call.deadline {
                 return Err(GatewayError::Deadline);
             }
             tracing::debug!(path = %path.name, class = class.error_type(), cause = %failed.detail, "attempt failed");
             path.metrics.attempt(Some(class));
-            if repeat {
+            if repeat && self.turn.is_route() {
                 crate::metrics::retry(&route.config.name, false);
             }
             accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
@@ -188,7 +194,7 @@ impl Leg<'_> {
     }
 
     /// One attempt, and after a while a second one over another path beside it, where the retry budget has room: the
-    /// first answer wins and the other attempt is dropped. `second` tells where it went.
+    /// first answer wins and the other attempt is dropped. `side` tells what became of the rest.
     async fn hedged(
         &self,
         around: &Around<'_>,
@@ -196,13 +202,12 @@ impl Leg<'_> {
         candidate: Candidate,
         key: usize,
         after: Duration,
-        second: &mut Option<Candidate>,
-    ) -> (usize, usize, Result<Answered, Failed>) {
+        side: &mut Side,
+    ) -> Outcome {
         let gateway = around.gateway;
         let Some(path) = gateway.paths.get(candidate.path) else {
             return (candidate.path, key, Err(Failed::new(Class::Busy, "no such path")));
         };
-        let rival = around.rival(candidate);
         let spend = || {
             let mut budget = around.route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             budget.spend(crate::health::now())
@@ -213,27 +218,34 @@ impl Leg<'_> {
             result = &mut first => return result,
             () = tokio::time::sleep(after) => {}
         }
-        let Some((rival, rival_key, rival_path)) = rival.and_then(|rival| {
+        let Some((rival, rival_key, rival_path)) = around.rival(candidate).and_then(|rival| {
             let path = gateway.paths.get(rival.path)?;
-            match path.upstream.keys.offer(around.model, &[], Instant::now()) {
+            let refused: Vec<usize> = around.refused_of(rival.upstream).collect();
+            match path.upstream.keys.offer(around.model, &refused, Instant::now()) {
                 Offer::Key(key) if spend() => Some((rival, key, path)),
                 Offer::Key(_) | Offer::Resting(_) => None,
             }
         }) else {
             return first.await;
         };
-        *second = Some(rival);
+        side.begun = true;
         plan.also(rival);
         let mut other = std::pin::pin!(self.once(around, rival_path, rival_key, Instant::now()));
         let (won, result) = tokio::select! {
             biased;
             result = &mut first => match result {
                 (_, _, Ok(_)) => (false, result),
-                (_, _, Err(_)) => (true, other.await),
+                (over, key, Err(failed)) => {
+                    side.lost = Some((over, key, failed));
+                    (true, other.await)
+                }
             },
             result = &mut other => match result {
                 (_, _, Ok(_)) => (true, result),
-                (_, _, Err(_)) => (false, first.await),
+                (over, key, Err(failed)) => {
+                    side.lost = Some((over, key, failed));
+                    (false, first.await)
+                }
             },
         };
         crate::metrics::hedge(&around.route.config.name, won && result.2.is_ok());
@@ -241,28 +253,8 @@ impl Leg<'_> {
     }
 
     /// One attempt, which health hears of, with the path it really went over.
-    async fn once(
-        &self,
-        around: &Around<'_>,
-        path: &Arc<Path>,
-        key: usize,
-        started: Instant,
-    ) -> (usize, usize, Result<Answered, Failed>) {
-        let mut over = path.index;
-        let result = self.watched(around, path, key, started, &mut over).await;
-        (over, key, result)
-    }
-
-    async fn watched(
-        &self,
-        around: &Around<'_>,
-        path: &Arc<Path>,
-        key: usize,
-        started: Instant,
-        over: &mut usize,
-    ) -> Result<Answered, Failed> {
+    async fn once(&self, around: &Around<'_>, path: &Arc<Path>, key: usize, started: Instant) -> Outcome {
         let (gateway, call) = (around.gateway, around.call);
-        let rival = around.other_way(path);
         let now = started.into_std();
         let (kind, size) = (usize::from(call.parsed.stream), size_of(call.parsed.body.len()));
         let mut first_byte = path.upstream.config.timeouts.first_byte;
@@ -271,44 +263,56 @@ impl Leg<'_> {
         {
             first_byte = first_byte.min((usual * USUAL_FACTOR).max(USUAL_LEAST));
         }
+        let mut flight = gateway.health.begin(path.index, self.model, kind, size, now);
         if let Target::Upstream { dialect, .. } = &call.parsed.target {
             gateway.health.note_form(path.index, self.model, form_of(*dialect));
         }
-        let mut flight = gateway.health.begin(path.index, self.model, kind, size, now);
-        let result = tokio::select! {
-            biased;
-            result = once::by_way(call, once::Way { path, rival, over }, key, first_byte) => result,
-            () = flight.abandoned() => Err(Failed::abandoned()),
+        let way = once::Way {
+            path,
+            rival: around.other_way(path),
+            flight: Some(&mut flight),
+            movable: !call.parsed.pinned && around.has_other(path),
         };
-        let result = result.or_else(Failed::or_clients_fault);
-        if *over != path.index {
-            // What follows speaks of the path that connected first.
-            gateway.health.lost_race(path.index, self.model, now);
-            flight = gateway.health.begin(*over, self.model, kind, size, now);
-        }
+        let result = once::by_way(call, way, key, first_byte).await.or_else(Failed::or_clients_fault);
+        let over = flight.path();
         let now = Instant::now();
-        match result {
+        let result = match result {
             Ok(mut answered) => {
                 // A refusal of the client's own fault comes fast and says nothing of answers.
                 if answered.status.is_success() {
                     flight.first(now.into_std());
                     if let Some(left) = answered.left {
-                        gateway.health.remaining(*over, self.model, left, now.into_std());
+                        gateway.health.remaining(over, self.model, left, now.into_std());
                     }
                     answered.flight = matches!(answered.body, Body::Events(..)).then_some(flight);
                 }
                 Ok(answered)
             }
             Err(failed) => {
-                let class = failed.failure.class;
-                let clients_own = call.deadline_is_clients && now >= call.deadline && class == Class::Timeout;
-                if !failed.abandoned && !clients_own {
-                    flight.failed(class, failed.about, now.into_std());
+                // Who is given less time than an attempt may take has not shown that it would not have answered.
+                let allowed = call.deadline.saturating_duration_since(started);
+                let cut_short = now >= call.deadline
+                    && (call.deadline_is_clients || allowed < first_byte.mul_f64(WHOLE_ENOUGH));
+                if !failed.abandoned && !cut_short {
+                    flight.failed(failed.failure.class, failed.about, now.into_std());
                 }
                 Err(failed)
             }
-        }
+        };
+        (over, key, result)
     }
+}
+
+/// The path an attempt went over, its key, and what came of it.
+type Outcome = (usize, usize, Result<Answered, Failed>);
+
+/// What went on beside the attempt whose result counts.
+#[derive(Default)]
+struct Side {
+    /// A second attempt was begun.
+    begun: bool,
+    /// One of the two failed, and the other one's result was taken.
+    lost: Option<(usize, usize, Failed)>,
 }
 
 /// What one request knows of the paths around it.
@@ -322,6 +326,8 @@ struct Around<'a> {
     refused: Vec<(usize, usize)>,
     /// Upstreams that cannot take this request at all.
     barred: Vec<usize>,
+    /// By health, for the first try.
+    chosen: Option<Candidate>,
 }
 
 impl Around<'_> {
@@ -340,9 +346,37 @@ impl Around<'_> {
         }
     }
 
-    /// Only paths that are still proving themselves are left, and it is the fallback's turn.
-    fn belongs_to_fallback(&self) -> bool {
-        self.leg.turn == (Turn::Route { backed: true }) && self.chosen(true) == Chosen::Fallback
+    /// Lets health choose. Whether only paths that are still proving themselves are left, and it is the fallback's
+    /// turn.
+    fn belongs_to_fallback(&mut self) -> bool {
+        let Turn::Route { backed } = self.leg.turn else { return false };
+        let chosen = self.chosen(backed);
+        if let Chosen::Path(place) = chosen {
+            self.chosen = self.leg.candidates.get(place).copied();
+        }
+        chosen == Chosen::Fallback
+    }
+
+    /// Something else could take the request from this path.
+    fn has_other(&self, path: &Path) -> bool {
+        self.leg.turn == (Turn::Route { backed: true })
+            || self
+                .leg
+                .candidates
+                .iter()
+                .any(|c| c.path != path.index && self.gateway.health.admits(c.path, self.leg.model))
+    }
+
+    /// A hedge's other attempt failed.
+    fn failed_beside(&mut self, accepted: &mut Accepted, (over, key, failed): (usize, usize, Failed)) {
+        let Some(path) = self.gateway.paths.get(over) else { return };
+        let class = failed.failure.class;
+        tracing::debug!(path = %path.name, class = class.error_type(), cause = %failed.detail, "attempt failed");
+        path.metrics.attempt(Some(class));
+        accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
+        if let Some(candidate) = self.leg.candidates.iter().find(|c| c.path == over) {
+            self.learn(*candidate, key, path, &failed.failure);
+        }
     }
 
     fn chosen(&self, fallback: bool) -> Chosen {
@@ -424,13 +458,7 @@ impl Surroundings for Around<'_> {
     }
 
     fn pick(&mut self) -> Option<Candidate> {
-        if !self.leg.turn.is_route() {
-            return None;
-        }
-        match self.chosen(false) {
-            Chosen::Path(place) => self.leg.candidates.get(place).copied(),
-            Chosen::Fallback | Chosen::Nothing => None,
-        }
+        self.chosen.take()
     }
 
     fn in_trouble(&self, candidate: Candidate) -> bool {

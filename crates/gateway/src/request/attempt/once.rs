@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use tidegate_health::evidence::Detail;
+use tidegate_health::registry::Flight;
 use tidegate_router::outcome::{Class, class_of_status};
 use tidegate_wire::answer::Dialect;
 use tokio::time::{Instant, timeout_at};
@@ -38,50 +39,73 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A kept connection may turn out closed; so may the next one, if the server closes them all.
 const UNSEEN_MAX: u32 = 3;
 
-/// Where an attempt goes.
+/// Where an attempt goes, and who hears of it.
 pub struct Way<'a> {
-    /// The path chosen for it.
+    /// The path chosen for it; once there is a connection, the path of that.
     pub path: &'a Arc<Path>,
     /// Another egress of the same upstream, which is connected to as well when `path` takes long to connect: the first
     /// connection that stands gets the request.
     pub rival: Option<&'a Arc<Path>>,
-    /// The path the request really went over.
-    pub over: &'a mut usize,
+    /// Health's account of it; `None` where health is not to hear of it.
+    pub flight: Option<&'a mut Flight>,
+    /// It can go elsewhere, so it need not wait for a path that turned out frozen.
+    pub movable: bool,
 }
 
-/// Runs the attempt, waiting `first_byte` at most for the first content. Dropping the future closes or resets what
-/// it opened.
+impl Way<'_> {
+    /// What `step` gives, unless health says before that waiting for it is vain.
+    async fn unless_vain<T>(&self, step: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+        match self.flight.as_deref().filter(|_| self.movable) {
+            None => step.await,
+            Some(flight) => tokio::select! {
+                biased;
+                result = step => result,
+                () = flight.abandoned() => Err(Failed::abandoned()),
+            },
+        }
+    }
+}
+
+/// One attempt that health does not hear of, waiting `first_byte` at most for the first content.
 pub async fn once(
     call: &Call,
     path: &Arc<Path>,
     key: usize,
     first_byte: Duration,
 ) -> Result<Answered, Failed> {
-    let way = Way { path, rival: None, over: &mut path.index.clone() };
-    by_way(call, way, key, first_byte).await
+    by_way(call, Way { path, rival: None, flight: None, movable: false }, key, first_byte).await
 }
 
-/// The same over whichever of two egresses connects first.
-pub async fn by_way(call: &Call, way: Way<'_>, key: usize, first_byte: Duration) -> Result<Answered, Failed> {
-    let path = way.path;
-    let timeouts = path.upstream.config.timeouts;
+/// Runs the attempt, waiting `first_byte` at most for the first content. Dropping the future closes or resets what
+/// it opened.
+pub async fn by_way(
+    call: &Call,
+    mut way: Way<'_>,
+    key: usize,
+    first_byte: Duration,
+) -> Result<Answered, Failed> {
+    let upstream = &way.path.upstream;
+    let timeouts = upstream.config.timeouts;
     let first_by = (Instant::now() + first_byte).min(call.deadline);
-    let place = timeout_at(first_by, path.upstream.enter())
-        .await
-        .ok()
-        .flatten()
-        .ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
-    let _running = Running::begin(path);
+    let place = match upstream.enter_now() {
+        // Nobody waits for what is made up, and it must not stand before those who do.
+        None if call.made_up => None,
+        None => timeout_at(first_by, upstream.enter()).await.ok().flatten(),
+        place => place,
+    };
+    let place = place.ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
+    let _running = Running::begin(way.path);
     let mut stage = Stage::Waiting;
-    let response = match timeout_at(first_by, head(call, way, key, &mut stage)).await {
+    let response = match timeout_at(first_by, head(call, &mut way, key, &mut stage)).await {
         Ok(response) => response?,
         Err(_) => return Err(stage.too_late()),
     };
+    let path = way.path;
     let (mut parts, body) = response.into_parts();
     let status = parts.status;
     if status.is_success() {
         let pace = Pace { idle: timeouts.idle, first_by, deadline: call.deadline };
-        let body = success(call, path, &parts.headers, body, place, &pace).await?;
+        let body = way.unless_vain(success(call, path, &parts.headers, body, place, &pace)).await?;
         let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let left = left(&parts.headers);
         headers::toward_client(&mut parts.headers);
@@ -202,7 +226,7 @@ impl Drop for Running<'_> {
 /// Gets a connection and the answer's head over it.
 async fn head(
     call: &Call,
-    way: Way<'_>,
+    way: &mut Way<'_>,
     key: usize,
     stage: &mut Stage,
 ) -> Result<Response<AnswerBody>, Failed> {
@@ -215,29 +239,17 @@ async fn head(
             (0, true) => Want::NotKept,
             _ => Want::New,
         };
-        let take = way.path.pool.take(want, Instant::now());
-        let grant = if call.alternatives {
-            let taken = tokio::time::timeout(way.path.connect_timeout(), take).await;
-            taken.map_err(|_| Stage::Waiting.too_late())?
-        } else {
-            take.await
-        };
-        let (conn, path) = match (grant, way.rival) {
-            (Grant::H1(h1), _) => (Conn::H1(h1), way.path),
-            (Grant::H2(h2), _) => (Conn::H2(h2), way.path),
-            (Grant::Slot(slot), None) => {
-                *stage = Stage::Connecting;
-                (open(way.path, slot).await?, way.path)
-            }
-            (Grant::Slot(slot), Some(rival)) => {
-                *stage = Stage::Connecting;
-                race(way.path, slot, rival, want).await?
-            }
-        };
-        *way.over = path.index;
+        let (conn, path) = way.unless_vain(connection(call, way, want, stage)).await?;
+        way.path = path;
+        if let Some(flight) = way.flight.as_deref_mut() {
+            let now = Instant::now().into_std();
+            flight.turn_to(path.index, now);
+            flight.sent(now);
+        }
         let request = request(call, path, key, matches!(conn, Conn::H2(_)))?;
         *stage = Stage::Sent;
-        match exchange::send(conn, request, &path.pool).await {
+        let sent = way.unless_vain(async { Ok(exchange::send(conn, request, &path.pool).await) });
+        match sent.await? {
             Ok(response) => return Ok(response),
             Err(error) if error.unseen && unseen < UNSEEN_MAX => unseen += 1,
             Err(error) => return Err(verdict::of_send(&error)),
@@ -245,8 +257,36 @@ async fn head(
     }
 }
 
+/// A connection of the path, or of its rival.
+async fn connection<'a>(
+    call: &Call,
+    way: &Way<'a>,
+    want: Want,
+    stage: &mut Stage,
+) -> Result<(Conn, &'a Arc<Path>), Failed> {
+    let path = way.path;
+    let take = path.pool.take(want, Instant::now());
+    let grant = if call.alternatives {
+        let taken = tokio::time::timeout(path.connect_timeout(), take).await;
+        taken.map_err(|_| Stage::Waiting.too_late())?
+    } else {
+        take.await
+    };
+    match (grant, way.rival) {
+        (Grant::H1(h1), _) => Ok((Conn::H1(h1), path)),
+        (Grant::H2(h2), _) => Ok((Conn::H2(h2), path)),
+        (Grant::Slot(slot), rival) => {
+            *stage = Stage::Connecting;
+            match rival {
+                None => Ok((open(Arc::clone(path), slot).await?, path)),
+                Some(rival) => race(path, slot, rival, want, way.flight.as_deref()).await,
+            }
+        }
+    }
+}
+
 /// A connection that stands.
-async fn open(path: &Arc<Path>, slot: Slot) -> Result<Conn, Failed> {
+async fn open(path: Arc<Path>, slot: Slot) -> Result<Conn, Failed> {
     let connected = path
         .pool
         .connector
@@ -259,14 +299,16 @@ async fn open(path: &Arc<Path>, slot: Slot) -> Result<Conn, Failed> {
 }
 
 /// The first of two connections that stands; the second is begun a little later. No request has gone anywhere yet,
-/// so the other one costs nothing. The error is the first path's.
+/// so the other one costs nothing: it is finished in the background and kept, or its failure told. An error is the
+/// first path's.
 async fn race<'a>(
     path: &'a Arc<Path>,
     slot: Slot,
     rival: &'a Arc<Path>,
     want: Want,
+    flight: Option<&Flight>,
 ) -> Result<(Conn, &'a Arc<Path>), Failed> {
-    let mut first = std::pin::pin!(open(path, slot));
+    let mut first = Box::pin(open(Arc::clone(path), slot));
     tokio::select! {
         biased;
         conn = &mut first => return conn.map(|conn| (conn, path)),
@@ -274,19 +316,58 @@ async fn race<'a>(
     }
     let second = async {
         match rival.pool.take(want, Instant::now()).await {
-            Grant::H1(h1) => Ok(Conn::H1(h1)),
-            Grant::H2(h2) => Ok(Conn::H2(h2)),
-            Grant::Slot(slot) => open(rival, slot).await,
+            Grant::H1(h1) => (Ok(Conn::H1(h1)), false),
+            Grant::H2(h2) => (Ok(Conn::H2(h2)), false),
+            Grant::Slot(slot) => (open(Arc::clone(rival), slot).await, true),
         }
     };
     let mut second = std::pin::pin!(second);
     tokio::select! {
         biased;
-        conn = &mut first => conn.map(|conn| (conn, path)),
-        conn = &mut second => match conn {
-            Ok(conn) => Ok((conn, rival)),
-            Err(_) => first.await.map(|conn| (conn, path)),
+        conn = &mut first => match conn {
+            Ok(conn) => Ok((conn, path)),
+            Err(failed) => match second.await {
+                (Ok(conn), _) => {
+                    tell(flight, &failed);
+                    Ok((conn, rival))
+                }
+                (Err(_), _) => Err(failed),
+            },
         },
+        (conn, fresh) = &mut second => match conn {
+            Err(_) => first.await.map(|conn| (conn, path)),
+            Ok(conn) => {
+                let now = Instant::now().into_std();
+                // A kept connection has no handshake to be fast at.
+                if let Some(flight) = flight.filter(|_| fresh) {
+                    flight.lost_race(now);
+                }
+                let account = flight.map(|flight| flight.aside(now));
+                tokio::spawn(finish(first, Arc::clone(path), account));
+                Ok((conn, rival))
+            }
+        },
+    }
+}
+
+async fn finish(
+    connecting: impl Future<Output = Result<Conn, Failed>>,
+    path: Arc<Path>,
+    account: Option<Flight>,
+) {
+    match connecting.await {
+        Ok(Conn::H1(h1)) => path.pool.give_back(*h1, Instant::now()),
+        // Shared since it stands.
+        Ok(Conn::H2(_)) => {}
+        Err(failed) => tell(account.as_ref(), &failed),
+    }
+}
+
+/// Tells health of a connection that failed beside the request's own.
+fn tell(flight: Option<&Flight>, failed: &Failed) {
+    if let Some(flight) = flight {
+        let now = Instant::now().into_std();
+        flight.aside(now).failed(failed.failure.class, failed.about, now);
     }
 }
 

@@ -32,9 +32,7 @@ pub fn give_up(
         return Err(match stop {
             _ if !route.candidates.iter().any(|c| gateway.health.admits(c.path, model)) => unhealthy(),
             Stop::Cooling(wait) => GatewayError::RateLimited(wait),
-            Stop::NothingUsable | Stop::AttemptsSpent | Stop::BudgetSpent | Stop::Pinned => {
-                GatewayError::Upstream(Class::Auth)
-            }
+            Stop::NothingUsable | Stop::AttemptsSpent | Stop::BudgetSpent | Stop::Pinned => unhealthy(),
         });
     };
     tracing::warn!(

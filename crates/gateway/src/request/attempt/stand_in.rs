@@ -47,13 +47,12 @@ fn dialect(call: &Call) -> Option<Dialect> {
 }
 
 /// Some fallback would take a request that finds no path of its own.
-pub fn is_alive(gateway: &Gateway, route: &Route, call: &Call) -> bool {
+pub fn is_alive(gateway: &Gateway, route: &Route, call: &Call, model: usize) -> bool {
     if route.fallback.is_empty() || call.parsed.no_fallback || call.parsed.pinned || dialect(call).is_none() {
         return false;
     }
     route.fallback.iter().any(|fallback| {
-        let name = fallback.config.model.as_deref().or(call.parsed.model.as_deref());
-        let model = gateway.health.model(name);
+        let model = fallback.model.unwrap_or(model);
         fallback.config.when.unavailable
             && fallback.candidates.iter().any(|c| gateway.health.admits(c.path, model))
     })

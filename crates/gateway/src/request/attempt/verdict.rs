@@ -53,6 +53,10 @@ pub fn media(headers: &HeaderMap) -> Media {
 /// The class of a non-2xx. `None`: the client's own fault, which goes through as it is.
 pub fn of_error(by_status: Option<Class>, status: StatusCode, body: &[u8]) -> Option<Class> {
     let error = parse_error(body);
+    // Whatever status it comes with: what one model's rules refuse is not put to another.
+    if error.as_ref().is_some_and(|e| e.is_content_filter() || e.is_context_length()) {
+        return None;
+    }
     let quota = error.as_ref().is_some_and(UpstreamError::is_quota);
     match by_status {
         Some(Class::RateLimited) if quota => Some(Class::Quota),

@@ -57,7 +57,7 @@ fn event() -> impl Strategy<Value = Event> {
         12 => Just(Event::Tick),
         1 => Just(Event::Open),
         1 => state.prop_map(Event::Force),
-        2 => around.prop_map(|(others, probed, lenient)| Event::Around(Around { others, probed, lenient })),
+        2 => around.prop_map(|(others, probed, lenient)| Event::Around(Around { others, probed, lenient, untriable: false })),
     ]
 }
 

@@ -4,7 +4,11 @@ use super::*;
 fn pair(weights: [f64; 2], fallback: bool) -> Node {
     let mut setup = setup();
     setup.paths.retain(|path| path.egress == 0);
-    setup.routes[0] = RouteSetup { paths: vec![0, 1], fallback, ..setup.routes[0].clone() };
+    setup.routes[0] = RouteSetup {
+        paths: vec![0, 1],
+        fallback: if fallback { vec![vec![2]] } else { Vec::new() },
+        ..setup.routes[0].clone()
+    };
     for (upstream, weight) in setup.upstreams.iter_mut().zip(weights) {
         upstream.weight = weight;
     }

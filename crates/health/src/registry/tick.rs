@@ -107,6 +107,13 @@ impl Registry {
                         continue;
                     }
                     let breaker = &upstream.rules.breaker;
+                    if !health.gate.view().admits() || !service.gate.view().admits() {
+                        // It opened for another reason, and who still waits behind it waits in vain.
+                        if waiting.older_than(breaker.stalled_after, now) > 0 {
+                            health.gate.abandoned.notify_waiters();
+                        }
+                        continue;
+                    }
                     let patience = match service.slowest_p95(kind, now) {
                         Some(usual) => usual * IN_VAIN,
                         // How long a plain answer may take, or one that is thought over first, nobody can say.
@@ -125,11 +132,6 @@ impl Registry {
                     }
                     // A long plain answer is silent for as long as it is made: its upstream must be so otherwise, too.
                     if kind == 0 && health.probed && health.answers_probes.load(Relaxed) {
-                        continue;
-                    }
-                    if !health.gate.view().admits() || !service.gate.view().admits() {
-                        // Opened for another reason: who still waits there waits in vain.
-                        health.gate.abandoned.notify_waiters();
                         continue;
                     }
                     let evidence =

@@ -210,17 +210,39 @@ proptest! {
         let mut plan = Plan::new(&grid, rules(attempts), Caution::default());
         let mut tried = HashSet::new();
         let mut next = plan.first(&mut world);
-        let mut count = 0;
+        let (mut count, mut unsent) = (0, 0);
         for class in classes {
             let Next::Try { candidate, after } = next else { break };
             count += 1;
+            unsent += u32::from(class.never_sent());
             prop_assert!(usable[candidate.path]);
             let untried = (0..4).any(|p| usable[p] && !tried.contains(&p));
             prop_assert!(!untried || tried.insert(candidate.path));
             prop_assert!(after <= LONGEST_COOL_WAIT);
             next = plan.after(candidate, failed(class), &mut world);
         }
-        prop_assert!(count <= attempts);
+        prop_assert!(count <= attempts + unsent, "only what was never sent is beyond the attempts");
         prop_assert_eq!(count, plan.attempts().min(count));
+    }
+}
+
+#[test]
+fn a_dead_upstream_of_many_ways_does_not_use_up_the_attempts() {
+    let candidate = |path, upstream, egress| Candidate { path, upstream, egress };
+    let ways = [candidate(0, 0, 0), candidate(1, 0, 1), candidate(2, 0, 2), candidate(3, 1, 1)];
+    for attempts in [1, 2, 3] {
+        let mut world = world(4);
+        let mut plan = Plan::new(&ways, rules(attempts), Caution::default());
+        let mut next = plan.first(&mut world);
+        let mut asked = Vec::new();
+        while let Next::Try { candidate, .. } = next {
+            asked.push(candidate.upstream);
+            if candidate.upstream == 1 {
+                break;
+            }
+            next = plan.after(candidate, failed(Class::Connect), &mut world);
+        }
+        assert_eq!(asked.last(), Some(&1), "{attempts}: {asked:?}");
+        assert!(asked.len() <= 3, "two ways are enough to know: {asked:?}");
     }
 }

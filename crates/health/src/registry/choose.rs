@@ -92,14 +92,52 @@ pub struct Part {
     pub score: Option<Duration>,
 }
 
+/// What one request sees of its route's paths, read once each.
 struct Look<'a, F> {
     registry: &'a Registry,
     route: &'a RouteHealth,
     division: &'a Division,
     ask: &'a Ask<F>,
+    /// Of the first paths; a route of more has the rest looked at each time they are asked for.
+    seen: [u32; SEEN],
 }
 
-impl<F: Fn(usize) -> bool> Look<'_, F> {
+const SEEN: usize = 64;
+/// Bits beside a share in parts of `WHOLE`.
+const USABLE: u32 = 1 << 16;
+const RAMPING: u32 = 1 << 17;
+const WANTED: u32 = 1 << 18;
+
+impl<'a, F: Fn(usize) -> bool> Look<'a, F> {
+    fn new(registry: &'a Registry, route: &'a RouteHealth, division: &'a Division, ask: &'a Ask<F>) -> Self {
+        let mut look = Self { registry, route, division, ask, seen: [0; SEEN] };
+        for i in 0..route.paths.len().min(SEEN) {
+            let word = look.look_at(i);
+            if let Some(seen) = look.seen.get_mut(i) {
+                *seen = word;
+            }
+        }
+        look
+    }
+
+    fn look_at(&self, i: usize) -> u32 {
+        let Some((way, service)) = self.registry.views(self.path(i), self.ask.model) else { return 0 };
+        if !way.admits() || !service.is_none_or(View::admits) || !(self.ask.ready)(i) {
+            return 0;
+        }
+        let ramping = way.state == State::Ramping || service.is_some_and(|view| view.state == State::Ramping);
+        let divided = self.division.shares.get(i).map_or(0, |share| share.load(Relaxed));
+        // The division is made anew only while there is traffic; a ramp may have begun since.
+        let ceiling = way.share.min(service.map_or(WHOLE, |view| view.share));
+        let share = if ramping && !self.ask.movable { 0 } else { (divided & !IN_BAND).min(ceiling) };
+        let wanted = if divided & IN_BAND != 0 { WANTED } else { 0 };
+        share | USABLE | wanted | if ramping { RAMPING } else { 0 }
+    }
+
+    fn word(&self, i: usize) -> u32 {
+        self.seen.get(i).copied().unwrap_or_else(|| self.look_at(i))
+    }
+
     fn path(&self, i: usize) -> usize {
         self.route.paths.get(i).copied().unwrap_or(usize::MAX)
     }
@@ -111,16 +149,11 @@ impl<F: Fn(usize) -> bool> Field for Look<'_, F> {
     }
 
     fn share(&self, i: usize) -> u32 {
-        let word = self.division.shares.get(i).map_or(0, |share| share.load(Relaxed));
-        if !self.ask.movable && self.registry.is_ramping(self.path(i), self.ask.model) {
-            return 0;
-        }
-        // The division is made anew only while there is traffic; a ramp may have begun since.
-        (word & !IN_BAND).min(self.registry.ceiling(self.path(i), self.ask.model))
+        self.word(i) & WHOLE
     }
 
     fn in_band(&self, i: usize) -> bool {
-        self.division.shares.get(i).is_some_and(|share| share.load(Relaxed) & IN_BAND != 0)
+        self.word(i) & WANTED != 0
     }
 
     fn pending(&self, i: usize) -> u32 {
@@ -135,7 +168,7 @@ impl<F: Fn(usize) -> bool> Field for Look<'_, F> {
     }
 
     fn usable(&self, i: usize) -> bool {
-        self.registry.admits(self.path(i), self.ask.model) && (self.ask.ready)(i)
+        self.word(i) & USABLE != 0
     }
 }
 
@@ -145,14 +178,13 @@ impl Registry {
         let Some(health) = self.routes.get(route) else { return Chosen::Nothing };
         let Some(division) = self.division(health, ask.model, ask.kind, now) else { return Chosen::Nothing };
         division.used.set(now);
-        let look = Look { registry: self, route: health, division, ask };
+        let look = Look::new(self, health, division, ask);
         if ask.fallback {
             let (mut ramps, mut closed, mut share) = (false, false, 0);
-            for i in (0..look.len()).filter(|i| look.usable(*i)) {
-                let ramping = self.is_ramping(look.path(i), ask.model);
-                ramps |= ramping;
-                closed |= !ramping;
-                share += look.share(i);
+            for word in (0..look.len()).map(|i| look.word(i)).filter(|word| word & USABLE != 0) {
+                ramps |= word & RAMPING != 0;
+                closed |= word & RAMPING == 0;
+                share += word & WHOLE;
             }
             // The high half, since the pick draws from all of it anew.
             if ramps && !closed && (ask.random >> 48) as u32 >= share {
@@ -296,12 +328,6 @@ impl Registry {
             return Duration::ZERO;
         }
         SCARCE_PENALTY * (SCARCE - left) / SCARCE
-    }
-
-    /// The same in parts of `WHOLE`.
-    fn ceiling(&self, path: usize, model: usize) -> u32 {
-        let share = |view: View| if view.admits() { view.share } else { 0 };
-        self.views(path, model).map_or(0, |(way, service)| share(way).min(service.map_or(WHOLE, share)))
     }
 
     /// Part of its normal traffic a path may take now, 0 to 1.

@@ -110,7 +110,8 @@ impl Registry {
                     if !health.gate.view().admits() || !service.gate.view().admits() {
                         // It opened for another reason, and who still waits behind it waits in vain.
                         if waiting.older_than(breaker.stalled_after, now) > 0 {
-                            health.gate.abandoned.notify_waiters();
+                            let shut = if health.gate.view().admits() { &service.gate } else { &health.gate };
+                            shut.abandoned.notify_waiters();
                         }
                         continue;
                     }

@@ -67,3 +67,21 @@ fn a_flight_that_is_dropped_waits_no_more() {
     node.wait(SECOND * 20);
     assert_eq!(node.told(), []);
 }
+
+#[tokio::test]
+async fn a_shut_model_does_not_move_other_models() {
+    let mut node = Node::new().warm();
+    let _long = node.flight(A_DIRECT);
+    node.sends(5, A_DIRECT, BROKEN);
+    assert!(!node.registry.admits(A_DIRECT, node.model));
+    let other = node.registry.model(Some("other model"));
+    node.wait(MS * 5200);
+    let mut flight = node.registry.begin(A_DIRECT, other, 1, 0, node.now);
+    flight.sent(node.now);
+    assert!(node.registry.admits(A_DIRECT, other));
+    let abandoned = flight.abandoned();
+    tokio::pin!(abandoned);
+    assert!(waits(&mut abandoned).await);
+    node.registry.tick(node.now + MS * 100);
+    assert!(waits(&mut abandoned).await, "another model's request is moved");
+}

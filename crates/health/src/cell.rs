@@ -96,6 +96,7 @@ impl Cell {
     }
 
     /// Requests waiting for their first content.
+    #[cfg(test)]
     pub fn pending(&self) -> u32 {
         self.waiting.iter().map(Waiting::all).sum()
     }

@@ -8,6 +8,7 @@
 mod choose;
 mod flight;
 mod probe;
+mod setup;
 mod shadow;
 mod status;
 mod tick;
@@ -18,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use tidegate_config::used::{Choice, Health};
 use tidegate_router::estimate::Estimate;
-use tidegate_router::outcome::Class;
 use tokio::sync::Notify;
 
 use crate::baseline::Baseline;
@@ -30,58 +30,9 @@ use crate::models::{self, Models};
 pub use choose::{Ask, Chosen, DivisionStatus, Part, Trickle};
 pub use flight::Flight;
 pub use probe::Reached;
+pub use setup::{PathSetup, RouteSetup, Setup, UpstreamSetup};
 pub use shadow::{MadeUp, Shadow};
 pub use status::{EgressStatus, ModelStatus, PathStatus};
-
-/// What a registry is made for.
-#[derive(Debug, Clone, Default)]
-pub struct Setup {
-    /// In the order of the node's paths.
-    pub paths: Vec<PathSetup>,
-    /// In the order of the file.
-    pub upstreams: Vec<UpstreamSetup>,
-    /// Names, in the order of the file, `direct` first.
-    pub egress: Vec<String>,
-    /// In the order of the file.
-    pub routes: Vec<RouteSetup>,
-}
-
-/// An upstream over an egress.
-#[derive(Debug, Clone)]
-pub struct PathSetup {
-    /// `openai@hk`
-    pub name: String,
-    /// Index.
-    pub upstream: usize,
-    /// Index.
-    pub egress: usize,
-    /// Active probes run.
-    pub probed: bool,
-}
-
-/// An upstream.
-#[derive(Debug, Clone)]
-pub struct UpstreamSetup {
-    /// Unique.
-    pub name: String,
-    /// Its rules.
-    pub rules: Arc<Health>,
-    /// A model of ours.
-    pub local: bool,
-    /// Share of traffic among equals.
-    pub weight: f64,
-}
-
-/// A route.
-#[derive(Debug, Clone)]
-pub struct RouteSetup {
-    /// Indices of paths, of `to`.
-    pub paths: Vec<usize>,
-    /// The paths of each of its fallbacks.
-    pub fallback: Vec<Vec<usize>>,
-    /// How its traffic is divided.
-    pub choice: Choice,
-}
 
 /// What a breaker stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -532,12 +483,6 @@ impl Service {
         let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         baselines.get_mut(kind)?.p95(size, now)
     }
-}
-
-/// Whether a failure of this class counts against health at all.
-#[must_use]
-pub const fn is_evidence(class: Class) -> bool {
-    class.blames_upstream()
 }
 
 #[cfg(test)]

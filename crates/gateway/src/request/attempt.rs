@@ -7,6 +7,8 @@
 //! Not here: which path comes next (`tidegate_router::plan`), one attempt's bytes (`attempt::once`), what follows
 //! the first content (`relay`).
 
+mod around;
+mod connect;
 mod leg;
 pub mod once;
 mod plain;

@@ -331,6 +331,7 @@ impl Registry {
     }
 
     /// Part of its normal traffic a path may take now, 0 to 1.
+    #[cfg(test)]
     pub(super) fn share_of(&self, path: usize, model: usize) -> f64 {
         let share = |view: View| if view.admits() { f64::from(view.share) / f64::from(WHOLE) } else { 0.0 };
         self.views(path, model).map_or(0.0, |(way, service)| share(way).min(service.map_or(1.0, share)))

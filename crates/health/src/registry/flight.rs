@@ -88,12 +88,6 @@ impl Flight {
         self.slot = waiting.map(|waiting| waiting.enter(now));
     }
 
-    /// When it was sent.
-    #[must_use]
-    pub const fn begun(&self) -> Instant {
-        self.begun
-    }
-
     /// Resolves when waiting for it is vain: the path or the model turned out frozen or cut off. Cancel-safe.
     pub async fn abandoned(&self) {
         let Some((health, service)) = self.parts() else { return std::future::pending().await };

@@ -131,10 +131,4 @@ impl Registry {
         };
         self.egress.iter().map(status).collect()
     }
-
-    /// Share of its normal traffic that a path takes of a model.
-    #[must_use]
-    pub fn share(&self, path: usize, model: usize) -> f64 {
-        self.share_of(path, model)
-    }
 }

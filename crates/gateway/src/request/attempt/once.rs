@@ -17,6 +17,7 @@ use tidegate_router::outcome::{Class, class_of_status};
 use tidegate_wire::answer::Dialect;
 use tokio::time::{Instant, timeout_at};
 
+use super::connect::{Stage, connection};
 use super::verdict::{self, ERROR_BODY_MAX, Media};
 use super::{Answered, Body, Failed, OwnWords, plain};
 use crate::answer::Held;
@@ -25,15 +26,13 @@ use crate::request::read::Target;
 use crate::request::relay::{Events, Step};
 use crate::request::route::Call;
 use crate::upstream::exchange::{self, AnswerBody, Conn};
-use crate::upstream::pool::{Grant, Slot, Want};
+use crate::upstream::pool::Want;
 use crate::upstream::{InFlight, Path};
 
 /// A plain answer up to this size is read whole and checked before it goes out; a larger one is handed through.
 const WHOLE_MAX: usize = 8 * 1024 * 1024;
 /// Events held back before the first content; more than this without any content is no answer.
 const HELD_MAX: usize = 1024 * 1024;
-/// After this long without a connection a rival is connected to as well (RFC 8305's Connection Attempt Delay).
-const HEAD_START: Duration = Duration::from_millis(250);
 /// How long the body of an error may take.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A kept connection may turn out closed; so may the next one, if the server closes them all.
@@ -181,25 +180,6 @@ fn left(headers: &HeaderMap) -> Option<u32> {
     requests.into_iter().chain(tokens).min()
 }
 
-/// How far an attempt has come: a request that was never sent may be tried elsewhere at no cost.
-enum Stage {
-    Waiting,
-    Connecting,
-    Sent,
-}
-
-impl Stage {
-    fn too_late(&self) -> Failed {
-        match self {
-            Self::Waiting => Failed::new(Class::Busy, "all connections of the path stayed in use"),
-            Self::Connecting => {
-                Failed::new(Class::Connect, "no connection within the time to the first content")
-            }
-            Self::Sent => Failed::new(Class::Timeout, "no answer within the time to the first content"),
-        }
-    }
-}
-
 /// Limits of the pieces of an answer.
 struct Pace {
     idle: Duration,
@@ -254,120 +234,6 @@ async fn head(
             Err(error) if error.unseen && unseen < UNSEEN_MAX => unseen += 1,
             Err(error) => return Err(verdict::of_send(&error)),
         }
-    }
-}
-
-/// A connection of the path, or of its rival.
-async fn connection<'a>(
-    call: &Call,
-    way: &Way<'a>,
-    want: Want,
-    stage: &mut Stage,
-) -> Result<(Conn, &'a Arc<Path>), Failed> {
-    let path = way.path;
-    let take = path.pool.take(want, Instant::now());
-    let grant = if call.alternatives {
-        let taken = tokio::time::timeout(path.connect_timeout(), take).await;
-        taken.map_err(|_| Stage::Waiting.too_late())?
-    } else {
-        take.await
-    };
-    match (grant, way.rival) {
-        (Grant::H1(h1), _) => Ok((Conn::H1(h1), path)),
-        (Grant::H2(h2), _) => Ok((Conn::H2(h2), path)),
-        (Grant::Slot(slot), rival) => {
-            *stage = Stage::Connecting;
-            match rival {
-                None => Ok((open(Arc::clone(path), slot).await?, path)),
-                Some(rival) => race(path, slot, rival, want, way.flight.as_deref()).await,
-            }
-        }
-    }
-}
-
-/// A connection that stands.
-async fn open(path: Arc<Path>, slot: Slot) -> Result<Conn, Failed> {
-    let connected = path
-        .pool
-        .connector
-        .connect(path.connect_timeout())
-        .await
-        .map_err(|e| Failed::new(e.class(), e.to_string()).about(e.about()))?;
-    exchange::handshake(connected, slot, &path.pool)
-        .await
-        .map_err(|e| Failed::new(Class::Connect, format!("http handshake: {e}")))
-}
-
-/// The first of two connections that stands; the second is begun a little later. No request has gone anywhere yet,
-/// so the other one costs nothing: it is finished in the background and kept, or its failure told. An error is the
-/// first path's.
-async fn race<'a>(
-    path: &'a Arc<Path>,
-    slot: Slot,
-    rival: &'a Arc<Path>,
-    want: Want,
-    flight: Option<&Flight>,
-) -> Result<(Conn, &'a Arc<Path>), Failed> {
-    let mut first = Box::pin(open(Arc::clone(path), slot));
-    tokio::select! {
-        biased;
-        conn = &mut first => return conn.map(|conn| (conn, path)),
-        () = tokio::time::sleep(HEAD_START) => {}
-    }
-    let second = async {
-        match rival.pool.take(want, Instant::now()).await {
-            Grant::H1(h1) => (Ok(Conn::H1(h1)), false),
-            Grant::H2(h2) => (Ok(Conn::H2(h2)), false),
-            Grant::Slot(slot) => (open(Arc::clone(rival), slot).await, true),
-        }
-    };
-    let mut second = std::pin::pin!(second);
-    tokio::select! {
-        biased;
-        conn = &mut first => match conn {
-            Ok(conn) => Ok((conn, path)),
-            Err(failed) => match second.await {
-                (Ok(conn), _) => {
-                    tell(flight, &failed);
-                    Ok((conn, rival))
-                }
-                (Err(_), _) => Err(failed),
-            },
-        },
-        (conn, fresh) = &mut second => match conn {
-            Err(_) => first.await.map(|conn| (conn, path)),
-            Ok(conn) => {
-                let now = Instant::now().into_std();
-                // A kept connection has no handshake to be fast at.
-                if let Some(flight) = flight.filter(|_| fresh) {
-                    flight.lost_race(now);
-                }
-                let account = flight.map(|flight| flight.aside(now));
-                tokio::spawn(finish(first, Arc::clone(path), account));
-                Ok((conn, rival))
-            }
-        },
-    }
-}
-
-async fn finish(
-    connecting: impl Future<Output = Result<Conn, Failed>>,
-    path: Arc<Path>,
-    account: Option<Flight>,
-) {
-    match connecting.await {
-        Ok(Conn::H1(h1)) => path.pool.give_back(*h1, Instant::now()),
-        // Shared since it stands.
-        Ok(Conn::H2(_)) => {}
-        Err(failed) => tell(account.as_ref(), &failed),
-    }
-}
-
-/// Tells health of a connection that failed beside the request's own.
-fn tell(flight: Option<&Flight>, failed: &Failed) {
-    if let Some(flight) = flight {
-        let now = Instant::now().into_std();
-        flight.aside(now).failed(failed.failure.class, failed.about, now);
     }
 }
 

@@ -48,7 +48,7 @@ fn a_ramping_path_gets_about_its_step() {
     node.force(0, None);
     for (step, expected) in [(0.05, 15..=35), (0.1, 35..=65), (0.25, 105..=145)] {
         node.registry.tick(node.now);
-        assert!((node.registry.share(0, node.model) - step).abs() < 0.001);
+        assert!((node.registry.share_of(0, node.model) - step).abs() < 0.001);
         let shares = node.shares();
         assert!(expected.contains(&shares[0]), "half of {step}: {shares:?}");
         for _ in 0..10 {

@@ -53,7 +53,7 @@ fn five_copies_that_pass_bring_the_path_back_to_its_first_step() {
     node.wait(MS * 100);
     node.told_of_path("a@proxy", Reason::Proven);
     assert_eq!(node.admitted(), [A_PROXY, B_DIRECT, B_PROXY]);
-    assert!((node.registry.share(A_PROXY, node.model) - 0.05).abs() < 0.001);
+    assert!((node.registry.share_of(A_PROXY, node.model) - 0.05).abs() < 0.001);
 }
 
 #[test]

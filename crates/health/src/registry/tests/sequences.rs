@@ -174,7 +174,7 @@ proptest! {
                 }
             }
             for path in 0..4 {
-                let share = node.registry.share(path, node.model);
+                let share = node.registry.share_of(path, node.model);
                 prop_assert_eq!(share > 0.0, admitted.contains(&path));
             }
         }

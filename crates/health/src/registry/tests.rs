@@ -1,3 +1,5 @@
+use tidegate_router::outcome::Class;
+
 use super::*;
 use crate::breaker::Verdict;
 use crate::evidence::Detail;

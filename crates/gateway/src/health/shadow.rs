@@ -248,9 +248,10 @@ fn made_up(gateway: &Gateway, path: &Path, model: usize, name: &str) -> Call {
     let dialect = dialect_of(gateway.health.form(path.index, model));
     let rules = rules(path, name);
     let max_tokens = if rules.reasoning { REASONING_TOKENS } else { health.synthetic.max_tokens };
-    // As clients ask, so that it is judged by how fast they are answered.
-    let usual = |kind| gateway.health.usual_first(path.index, model, kind, 0, now()).is_some();
-    let stream = dialect != Dialect::Embeddings && (usual(1) || !usual(0));
+    // As a stream where clients are known to get streams, so that it is judged by how fast theirs begin; not every
+    // small server streams.
+    let streams = gateway.health.usual_first(path.index, model, 1, 0, now()).is_some();
+    let stream = dialect != Dialect::Embeddings && streams;
     let body =
         mirror::synthetic(dialect, name, &health.synthetic.prompt, max_tokens, rules.reasoning, stream);
     let rest = match dialect {

@@ -388,11 +388,15 @@ impl Registry {
     fn around(&self, subject: Subject) -> Around {
         use std::sync::atomic::Ordering::Relaxed;
         match subject {
-            Subject::Path(path) => self.paths.get(path).map_or_else(Around::default, |health| Around {
-                others: health.others.load(Relaxed),
-                probed: health.probed,
-                lenient: self.works_another_way(path),
-                untriable: health.gate.view().state == State::Shadowing && !self.is_askable(path),
+            Subject::Path(path) => self.paths.get(path).map_or_else(Around::default, |health| {
+                // Only a recovery asks for these, and every request passes here.
+                let recovers = health.gate.view().state == State::Shadowing;
+                Around {
+                    others: health.others.load(Relaxed),
+                    probed: health.probed,
+                    lenient: recovers && self.works_another_way(path),
+                    untriable: recovers && !self.is_askable(path),
+                }
             }),
             Subject::Service(upstream, model) => Around {
                 others: self.upstreams.get(upstream).is_some_and(|u| u.others.load(Relaxed)),

@@ -160,7 +160,7 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     let gateway = Arc::clone(&accepted.gateway);
     let route = gateway.routes.get(call.route).ok_or(GatewayError::Internal)?;
     let model = gateway.health.model(call.parsed.model.as_deref());
-    let now = Instant::now().into_std();
+    let now = crate::health::now();
     route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).request(now);
     if gateway.health.wants_shadows() {
         crate::health::shadow::mirror(&gateway, &call, model);
@@ -208,7 +208,8 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     }
     if shut && untried && stop == Stop::NothingUsable {
         let paths = route.candidates.iter().map(|c| c.path);
-        if let Some(place) = gateway.health.trickle(paths, model, now) {
+        // Fallbacks may have taken a while to fail.
+        if let Some(place) = gateway.health.trickle(paths, model, crate::health::now()) {
             let only: Vec<Candidate> =
                 route.candidates.iter().copied().filter(|c| c.path == place.path).collect();
             let rules = tidegate_router::plan::Rules { attempts: 1, ..route.rules };

@@ -13,7 +13,9 @@ mod limit;
 mod listener;
 mod log;
 mod network;
+mod price;
 mod route;
+mod store;
 mod unbuilt;
 mod upstream;
 
@@ -45,21 +47,21 @@ pub(crate) fn build(
     listener::apart(file, &listen, &admin, faults);
     let dns = network::dns(&file.dns, faults);
     let egress = network::egress(&file.egress, around, faults);
-    let priced = file.prices.key().is_some();
+    let priced = price::is_priced(&file.prices);
     let health = health::health(&file.health, &used::Health::default(), priced, faults);
     let surroundings = upstream::Surroundings { egress: &egress_names, around, health: &health, priced };
     let upstreams = upstream::upstreams(&file.upstreams, &surroundings, faults);
     let routes = route::routes(&file.routes, &upstream_names, &filter_names, faults);
     let clients = client::clients(&file.clients, faults);
-    let node_limit = limit::node(&file.limits, faults);
+    let (node_limit, limits) = limit::own(&file.limits, faults);
+    let prices = price::prices(&file.prices, faults);
+    let store = store::store(&file.store, around, faults);
     let log = log::log(&file.log, faults);
 
-    unbuilt::store(&file.store, faults);
     unbuilt::auth(&file.auth, &client_names, faults);
     unbuilt::filters(&file.filters, faults);
     unbuilt::batch(&file.batch, faults);
     unbuilt::conversations(&file.conversations, faults);
-    unbuilt::prices(&file.prices, faults);
     unbuilt::tracing(&file.tracing, faults);
 
     let read = doubt::Read {
@@ -70,6 +72,8 @@ pub(crate) fn build(
         upstream_names: &upstream_names,
         upstreams: &upstreams,
         routes: &routes,
+        node: &node,
+        priced,
     };
     read.doubt(faults);
 
@@ -78,6 +82,7 @@ pub(crate) fn build(
         node,
         listen,
         admin,
+        store,
         dns,
         egress: egress?,
         upstreams: upstreams.into_iter().collect::<Option<_>>()?,
@@ -85,6 +90,8 @@ pub(crate) fn build(
         health,
         clients,
         node_limit,
+        limits,
+        prices,
         log,
         hash,
     })

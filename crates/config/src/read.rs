@@ -97,18 +97,17 @@ impl<T: Read> Read for Vec<Item<T>> {
 impl<T: Read> Read for Table<T> {
     fn read(node: &Node, faults: &mut Collector) -> Option<Self> {
         let entries = mapping(node, faults)?;
-        Some(Self(
-            entries
-                .iter()
-                .filter_map(|entry| {
-                    let value = T::read(&entry.value, faults)?;
-                    Some((
-                        Item { place: entry.place, value: entry.key.clone() },
-                        Item { place: entry.value.place, value },
-                    ))
-                })
-                .collect(),
-        ))
+        if entries.len() > LIST_MAX {
+            faults.fault(node.place, format!("more than {LIST_MAX} entries in one section"));
+            return None;
+        }
+        let read = |entry: &Entry| {
+            let value = T::read(&entry.value, faults)?;
+            let key = Item { place: entry.place, value: entry.key.clone() };
+            Some((key, Item { place: entry.value.place, value }))
+        };
+        let items: Vec<_> = entries.iter().filter_map(read).collect();
+        (entries.is_empty() || !items.is_empty()).then_some(Self(items))
     }
 }
 

@@ -14,6 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use crate::fault::Collector;
 use crate::read::{Read, scalar};
 use crate::tree::{Node, Scalar};
+use crate::used::Span;
 
 /// What a variable looks like to an editor, which cannot fill it in and must accept it anywhere.
 pub(crate) const VARIABLE: &str = r"\$\{";
@@ -36,9 +37,9 @@ pub(crate) struct Time(pub(crate) Duration);
 /// Bytes, as `16MiB`.
 #[derive(Debug)]
 pub(crate) struct Size(pub(crate) u64);
-/// Per second; `600/min` is 10.
+/// `600/min` is 600 in 60s.
 #[derive(Debug)]
-pub(crate) struct Rate(pub(crate) f64);
+pub(crate) struct Rate(pub(crate) Amount);
 /// `10%` is 0.1.
 #[derive(Debug)]
 pub(crate) struct Percent(pub(crate) f64);
@@ -54,6 +55,22 @@ pub(crate) struct Net(pub(crate) IpNet);
 /// A regular expression.
 #[derive(Debug)]
 pub(crate) struct Pattern(pub(crate) regex::Regex);
+
+/// How much in how long, 0 or more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount {
+    pub(crate) each: f64,
+    pub(crate) span: Span,
+}
+
+impl Amount {
+    pub(crate) fn per_second(self) -> f64 {
+        match self.span {
+            Span::Day => self.each / 86_400.0,
+            Span::Period(period) => self.each / period.as_secs_f64(),
+        }
+    }
+}
 
 macro_rules! unit {
     ($name:ident, $due:literal, $parse:expr, $schema:tt) => {
@@ -196,20 +213,20 @@ fn size(scalar: &Scalar) -> Result<u64, String> {
     amount.and_then(|amount| amount.checked_mul(each)).ok_or_else(|| "is too large".to_owned())
 }
 
-fn rate(scalar: &Scalar) -> Result<f64, String> {
+fn rate(scalar: &Scalar) -> Result<Amount, String> {
     const FORM: &str = "a rate is written 10/s, 600/min, 100/h or 2000000/day";
     let Some((amount, period)) = scalar.text.split_once('/') else {
         return Err(format!("has no period: {FORM}"));
     };
-    let seconds = match period {
-        "s" => 1.0,
-        "min" => 60.0,
-        "h" => 3600.0,
-        "day" => 86_400.0,
+    let span = match period {
+        "s" => Span::Period(Duration::from_secs(1)),
+        "min" => Span::Period(Duration::from_secs(60)),
+        "h" => Span::Period(Duration::from_secs(3600)),
+        "day" => Span::Day,
         _ => return Err(format!("has no period we know: {FORM}")),
     };
     match (digits(amount, true), decimal(amount)) {
-        ((_, ""), Some(amount)) => Ok(amount / seconds),
+        ((_, ""), Some(each)) => Ok(Amount { each, span }),
         _ => Err(format!("is no rate: {FORM}")),
     }
 }

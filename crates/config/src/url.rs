@@ -1,8 +1,12 @@
-//! Addresses of upstreams and proxies, taken apart and checked.
+//! Addresses of upstreams, proxies and stores, taken apart and checked.
 //!
 //! Owns nothing. Messages never repeat the address: what people put into it by mistake is a password.
 
 use crate::used::BaseUrl;
+
+mod store;
+
+pub(crate) use store::store;
 
 /// The parts of `scheme://host:port/path`.
 #[derive(Debug)]
@@ -37,14 +41,20 @@ pub(crate) fn split(text: &str) -> Result<Url<'_>, String> {
     if !path.is_empty() && path.parse::<http::uri::PathAndQuery>().is_err() {
         return Err("has a path with characters that must be percent-encoded".to_owned());
     }
-    let (host, port) = match authority.strip_prefix('[').and_then(|inside| inside.split_once(']')) {
+    let (host, port) = host_port(authority)?;
+    Ok(Url { scheme, host: host.to_ascii_lowercase(), port, path: path.trim_end_matches('/') })
+}
+
+/// A host without its brackets, and its port.
+fn host_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = match text.strip_prefix('[').and_then(|inside| inside.split_once(']')) {
         Some((address, after)) => {
             if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err("holds no IPv6 address between [ and ]".to_owned());
             }
             (address, after)
         }
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let is_host =
         host.contains(':') || host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
@@ -52,12 +62,11 @@ pub(crate) fn split(text: &str) -> Result<Url<'_>, String> {
         return Err("has no host name we can use: ASCII letters, digits, dots and hyphens (IDN as xn--...)"
             .to_owned());
     }
-    let port = match (port, port.strip_prefix(':').map(str::parse::<u16>)) {
-        ("", _) => None,
-        (_, Some(Ok(port))) if port > 0 => Some(port),
-        _ => return Err("has a port that is no number from 1 to 65535".to_owned()),
-    };
-    Ok(Url { scheme, host: host.to_ascii_lowercase(), port, path: path.trim_end_matches('/') })
+    match (port, port.strip_prefix(':').map(str::parse::<u16>)) {
+        ("", _) => Ok((host, None)),
+        (_, Some(Ok(port))) if port > 0 => Ok((host, Some(port))),
+        _ => Err("has a port that is no number from 1 to 65535".to_owned()),
+    }
 }
 
 /// `base_url`.

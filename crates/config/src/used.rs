@@ -14,11 +14,15 @@ use secrecy::SecretString;
 use tidegate_router::glob::Glob;
 
 mod health;
+mod limit;
 mod route;
+mod store;
 mod upstream;
 
 pub use health::{Breaker, Choice, Flap, Health, Recovery, ShadowBudget, Synthetic};
-pub use route::{Fallback, Hedge, Prompt, Retry, Route, When};
+pub use limit::{Limit, Meter, OnStoreLoss, Pace, Per, Smooth, Span};
+pub use route::{Cache, Fallback, Hedge, Prompt, Retry, Route, When};
+pub use store::{Kind, Store, StoreUrl};
 pub use upstream::{BaseUrl, Capabilities, Http2, Pool, Probe, Timeouts, Upstream};
 
 /// Everything one node runs by.
@@ -30,6 +34,8 @@ pub struct Config {
     pub listen: Listen,
     /// The operators' listener.
     pub admin: Admin,
+    /// What nodes share. `None`: nothing, each node keeps its own.
+    pub store: Option<Store>,
     /// Name resolution.
     pub dns: Dns,
     /// Ways out; index 0 is always `direct`.
@@ -44,6 +50,10 @@ pub struct Config {
     pub clients: Option<Vec<Client>>,
     /// How many requests run at once on this node.
     pub node_limit: NodeLimit,
+    /// The file's other limits, in its order; they come before a route's and a client's own.
+    pub limits: Vec<Limit>,
+    /// What models cost, in the order of the file; the first match counts.
+    pub prices: Vec<Price>,
     /// Logging.
     pub log: Log,
     /// Hex SHA-256 of the file's bytes, first 16 digits.
@@ -57,6 +67,8 @@ pub struct Node {
     pub name: String,
     /// Empty when not said.
     pub zone: String,
+    /// Bytes of cached answers held in memory, 0 to 64GiB; 0: none is. Default 128MiB.
+    pub cache_memory: usize,
 }
 
 /// `listen:`
@@ -143,6 +155,8 @@ pub struct Client {
     pub key_sha256: [u8; 32],
     /// Models allowed; `None`: all.
     pub models: Option<Vec<Glob>>,
+    /// Limits of its own, each [`Per::Client`].
+    pub limits: Vec<Limit>,
 }
 
 /// `limits: [{per: node, in_flight, queue, queue_timeout}]`
@@ -154,6 +168,17 @@ pub struct NodeLimit {
     pub queue: usize,
     /// How long one waits.
     pub queue_timeout: Duration,
+}
+
+/// One entry of `prices:`, USD per million tokens, each 0 to 1000000.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Price {
+    /// Which models cost this.
+    pub model: Glob,
+    /// Tokens sent.
+    pub input: f64,
+    /// Tokens received.
+    pub output: f64,
 }
 
 /// `log:`

@@ -13,6 +13,8 @@ const SHORTEST: &str =
 fn the_defaults_are_those_of_the_documentation() {
     let config = parse("f", SHORTEST.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
     assert_eq!((config.node.name.as_str(), config.node.zone.as_str()), ("tidegate-0", ""));
+    assert_eq!(config.node.cache_memory, 128 * 1024 * 1024);
+    assert!(config.store.is_none() && config.limits.is_empty() && config.prices.is_empty());
 
     assert_eq!(config.listen.address.to_string(), "0.0.0.0:8080");
     assert!(config.listen.tls.is_none() && config.listen.trusted_proxies.is_empty());
@@ -52,6 +54,7 @@ fn the_defaults_are_those_of_the_documentation() {
     let [route] = config.routes.as_slice() else { panic!("one route") };
     assert_eq!((route.to.as_slice(), route.shadow), ([0].as_slice(), true));
     assert!(route.fallback.is_empty() && route.hedge.is_none());
+    assert!(route.cache.is_none() && route.limits.is_empty());
     let retry = route.retry;
     assert_eq!((retry.attempts, retry.factor, retry.budget), (3, 2.0, 0.1));
     assert_eq!((retry.initial, retry.max), (Duration::from_millis(100), Duration::from_secs(10)));

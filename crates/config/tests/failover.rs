@@ -322,10 +322,12 @@ fn health_out_of_range_is_refused() {
 }
 
 #[test]
-fn a_budget_in_usd_is_told_that_nothing_has_a_price() {
-    const WARNING: &str = "`usd_per_day` needs `prices`, which is not built yet in this version: every cost counts as 0, and `per_recovery` alone is a bound";
+fn a_budget_in_usd_is_told_when_nothing_has_a_price() {
+    const WARNING: &str = "`usd_per_day` needs `prices`: without them every cost counts as 0, and `per_recovery` alone is a bound";
     let budget = "health: {shadow_budget: {usd_per_day: 3}}";
     let text = file(budget, "", &format!("{budget}\n"));
     warned(&text, &[&format!("2:84: {WARNING}"), &format!("6:39: {WARNING}")]);
     assert_eq!(loaded(&text).config.health.shadow_budget.usd_per_day, 3.0);
+    warned(&format!("{text}prices: {{}}\n"), &[&format!("2:84: {WARNING}"), &format!("6:39: {WARNING}")]);
+    warned(&format!("{text}prices: {{'m*': {{input: 1, output: 2}}}}\n"), &[]);
 }

@@ -238,7 +238,7 @@ fn units_and_ranges() {
             "listen: {max_body: 0B, max_connections: -1, drain_grace: }\nlog: {bodies: yes, redact: ['(', '']}\n",
         ),
         &[
-            "5:20: `max_body` is 0B: 1B to 1024MiB is meant",
+            "5:20: `max_body` is 0B: 1B to 1GiB is meant",
             "5:41: `-1` is negative: a whole number from 0 is due",
             "5:56: nothing stands here: write a time such as 250ms, 5s, 10m or 1h, or remove the key",
             "6:15: `yes` is neither true nor false",
@@ -375,16 +375,12 @@ fn clients() {
 fn what_is_not_built_is_refused_and_checked_all_the_same() {
     told(
         &and(
-            "limits: [{per: node, in_flight: 0, requests: 1/s}, {requests: 0/s}, {per: ip, requests: 5}]\nauth: {signature: {required_for: [tem]}, jwt: {keys: [{kid: k, alg: RS256, secret: {env: A}}]}}\n",
+            "filters: [{name: f}]\nauth: {signature: {required_for: [tem]}, jwt: {keys: [{kid: k, alg: RS256, secret: {env: A}}]}}\n",
         ),
         &[
-            "5:10: a limit has exactly one of `requests`, `tokens`, `usd` and `in_flight`",
-            "5:33: `in_flight` is 0: 1 to 1000000 is meant",
-            "5:36: `limits: requests` is not built yet in this version: remove it",
-            "5:52: `per` is missing: ip, node, route, model or client",
-            "5:63: `requests` lets nothing through: an amount over 0 is meant",
-            "5:69: `limits: per: ip` is not built yet in this version: remove it",
-            "5:89: `5` has no period: a rate is written 10/s, 600/min, 100/h or 2000000/day",
+            "5:1: `filters` is not built yet in this version: remove it",
+            "5:11: `action` is missing: a filter needs it",
+            "5:11: this filter looks for nothing: it needs `words_file` or `patterns`",
             "6:1: `auth` is not built yet in this version: remove it",
             "6:35: unknown client `tem`: the file has none",
             "6:55: `public_key` is missing: RS256 needs it",
@@ -415,8 +411,8 @@ fn the_whole_schema_is_known() {
     }
     assert_eq!(
         refused.join(", "),
-        "store, dns.servers, dns.reject, wss://, tls.pins, endpoints, cache, context, filters, limits, limits, \
-         signing_secret, auth, limits: per: ip, limits: per: model, filters, batch, conversations, prices, tracing"
+        "dns.servers, dns.reject, wss://, tls.pins, endpoints, context, filters, signing_secret, auth, filters, \
+         batch, conversations, tracing"
     );
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tidegate_config::{Config, Purpose, Way, hash_key, parse, schema};
+use tidegate_config::{Config, Kind, Meter, OnStoreLoss, Per, Purpose, Way, hash_key, parse, schema};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs")
@@ -28,7 +28,9 @@ fn names() -> Vec<String> {
 }
 
 fn variables() -> BTreeMap<String, String> {
-    ["OPENAI_API_KEY", "HK_PROXY_PASSWORD"].map(|name| (name.to_owned(), format!("value-of-{name}"))).into()
+    ["OPENAI_API_KEY", "HK_PROXY_PASSWORD", "REDIS_PASSWORD", "TIDEGATE_STORE_SECRET"]
+        .map(|name| (name.to_owned(), format!("value-of-{name}")))
+        .into()
 }
 
 fn loaded(name: &str) -> Config {
@@ -83,6 +85,29 @@ fn the_china_egress_tries_its_proxies_before_direct() {
     );
     assert!(matches!(&config.egress[2].way, Way::Socks5h(proxy) if proxy.login.is_none()));
     assert_eq!(config.dns.hosts["api.openai.com"].len(), 2);
+}
+
+#[test]
+fn the_cluster_is_what_its_comments_say() {
+    let config = loaded("cluster.yaml");
+    let store = config.store.unwrap();
+    assert_eq!((store.url.kind, store.url.addresses.len()), (Kind::Sentinel, 3));
+    assert!(store.password.is_some() && store.secret.is_some());
+    assert_eq!(config.node.cache_memory, 256 << 20);
+    let [embeddings, rest] = config.routes.as_slice() else { panic!("two routes") };
+    assert!(embeddings.cache.unwrap().shared && !rest.cache.unwrap().shared);
+    assert_eq!(rest.limits.iter().map(|limit| limit.per).collect::<Vec<_>>(), [Per::Route]);
+    let [team, jobs] = config.clients.as_deref().unwrap() else { panic!("two clients") };
+    assert_eq!(team.limits.len(), 5);
+    let [paced, spent] = jobs.limits.as_slice() else { panic!("two limits") };
+    assert!(
+        matches!(paced.meter, Meter::Requests(pace) if pace.smooth.is_some_and(|smooth| smooth.queue == 200))
+    );
+    assert_eq!(spent.on_store_loss, OnStoreLoss::Closed);
+    assert_eq!(config.limits.iter().map(|limit| limit.per).collect::<Vec<_>>(), [Per::Ip, Per::Model]);
+    // Whatever a client may ask for costs what comes first in the list.
+    let price = config.prices.iter().find(|price| price.model.matches("gpt-4o-mini-2024-07-18")).unwrap();
+    assert_eq!((price.input, price.output), (0.15, 0.6));
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::fmt::Write;
 use proptest::prelude::*;
 use tidegate_config::{Purpose, parse};
 
-const SOUND: [&str; 3] = [
+const SOUND: [&str; 4] = [
     include_str!("../../../configs/single-node.yaml"),
     include_str!("../../../configs/china-egress.yaml"),
+    include_str!("../../../configs/cluster.yaml"),
     include_str!("whole.yaml"),
 ];
 
@@ -118,6 +119,16 @@ fn a_file_of_nothing_but_faults_is_told_in_bounds() {
 fn a_list_has_an_end() {
     let text = format!("upstreams: [{}]\nroutes: []\n", "a,".repeat(5001));
     assert!(read(text.as_bytes()).starts_with("f:1:12: more than 5000 entries in one list"));
+}
+
+#[test]
+fn a_table_has_an_end() {
+    let mut text = String::from("prices:\n");
+    for n in 0..5001 {
+        writeln!(text, "  m{n}*: {{input: 1, output: 1}}").unwrap();
+    }
+    let told = read(text.as_bytes());
+    assert!(told.ends_with("\nf:2:3: more than 5000 entries in one section"), "{told}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -35,6 +35,7 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
+        .route("/api/usage", get(usage))
         .route("/api/paths/{name}", post(act))
         .route("/api/drain", post(drain))
         .with_state(Admin { gateway, metrics });
@@ -50,12 +51,15 @@ async fn page() -> Html<&'static str> {
 
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {
     crate::health::observe::gauges(&admin.gateway);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+    let text = admin.metrics.render() + &admin.gateway.usage.render(&admin.gateway);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     let drain = &admin.gateway.drain;
-    if drain.is_ready() {
+    if drain.is_ready() && admin.gateway.fleet.is_dark(&admin.gateway.health) {
+        (StatusCode::SERVICE_UNAVAILABLE, "cut off from every upstream\n")
+    } else if drain.is_ready() {
         (StatusCode::OK, "ready\n")
     } else if drain.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -78,6 +82,22 @@ async fn drain(
 
 async fn status(State(admin): State<Admin>) -> Json<Value> {
     Json(status::of(&admin.gateway))
+}
+
+#[derive(serde::Deserialize)]
+struct Day {
+    #[serde(default)]
+    days_ago: u32,
+}
+
+async fn usage(State(admin): State<Admin>, Query(day): Query<Day>) -> Response {
+    match status::usage(&admin.gateway, day.days_ago).await {
+        Ok(usage) => Json(usage).into_response(),
+        Err(why) => {
+            let message = format!("{why}; what this node has yet to tell is kept until then");
+            fault(StatusCode::SERVICE_UNAVAILABLE, &message, "store_unavailable")
+        }
+    }
 }
 
 /// Takes a path out, opens or closes it, or hands it back to its breaker.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::request::relay::shared::Shared;
 use crate::request::relay::{Passage, Relay};
 
 /// A response body. Breaks are told inside the stream where the format allows it, else by an unfinished
@@ -20,6 +21,8 @@ pub enum Answer {
     Passage(Box<Passage>),
     /// A stream of events.
     Relay(Box<Relay>),
+    /// What more than one client gets.
+    Shared(Box<Shared>),
 }
 
 /// The upstream broke off in the middle of bytes that cannot carry an error: the connection is closed
@@ -51,6 +54,7 @@ impl Body for Answer {
             Self::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Self::Passage(passage) => ready!(passage.poll_data(cx)),
             Self::Relay(relay) => ready!(relay.poll_data(cx)).map(Ok),
+            Self::Shared(shared) => ready!(shared.poll_data(cx)),
         };
         Poll::Ready(data.map(|d| d.map(Frame::data)))
     }
@@ -63,6 +67,7 @@ impl Body for Answer {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Passage(passage) => passage.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Shared(shared) => shared.left().map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Relay(_) => SizeHint::default(),
         }
     }

@@ -62,6 +62,21 @@ pub enum GatewayError {
     /// Every key of every path rests because of rate limits.
     #[error("every upstream of this model asks for less traffic; retry after the time given")]
     RateLimited(Duration),
+    /// A limit of ours; which meter (`requests`, `tokens`, `usd`, `in_flight`), and when it lets through again.
+    #[error("{}", limited_message(.0))]
+    Limited(&'static str, Duration),
+    /// A day's tokens or money are spent; which, and when the next day begins.
+    #[error("{}", spent_message(.0))]
+    Spent(&'static str, Duration),
+    /// A limit that is closed while the store is away.
+    #[error("a limit cannot be checked at the moment and is closed meanwhile; retry shortly")]
+    LimitUnknown,
+    /// `only-if-cached`, and it is not.
+    #[error("no kept answer, and the request forbids asking an upstream (cache-control: only-if-cached)")]
+    NotKept,
+    /// An `Idempotency-Key` that was used with another request.
+    #[error("this Idempotency-Key was used with another request before; use a new key for a new request")]
+    KeyReused,
     /// Every path of the route is shut off; when the first may be tried again.
     #[error("no upstream of this model is healthy; retry after the time given")]
     NoHealthyUpstream(Duration),
@@ -74,6 +89,21 @@ pub enum GatewayError {
     /// This node is shutting down.
     #[error("this gateway node is shutting down; retry to reach another")]
     Draining,
+}
+
+fn limited_message(meter: &str) -> String {
+    match meter {
+        "in_flight" => {
+            "rate limit reached: too many requests are running at once; retry when one has ended".to_owned()
+        }
+        "usd" => "rate limit reached for cost; retry after the time given".to_owned(),
+        meter => format!("rate limit reached for {meter}; retry after the time given"),
+    }
+}
+
+fn spent_message(meter: &str) -> String {
+    let what = if meter == "usd" { "budget" } else { meter };
+    format!("today's {what} are used up; they begin anew at midnight UTC")
 }
 
 fn upstream_message(class: Class) -> &'static str {
@@ -110,9 +140,12 @@ impl GatewayError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overloaded | Self::Draining | Self::NoHealthyUpstream(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited(_) | Self::Limited(..) | Self::Spent(..) => StatusCode::TOO_MANY_REQUESTS,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Deadline | Self::NotKept => StatusCode::GATEWAY_TIMEOUT,
+            Self::Overloaded | Self::LimitUnknown | Self::Draining | Self::NoHealthyUpstream(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Upstream(class) => match class {
                 Class::Timeout => StatusCode::GATEWAY_TIMEOUT,
                 Class::RateLimited | Class::Quota => StatusCode::TOO_MANY_REQUESTS,
@@ -146,9 +179,12 @@ impl GatewayError {
             Self::BodyTooLarge(_) => (INVALID, "body_too_large"),
             Self::HeadersTooLarge(_) => (INVALID, "headers_too_large"),
             Self::Internal => ("server_error", "internal_error"),
-            Self::RateLimited(_) => ("rate_limit_error", "rate_limit_exceeded"),
+            Self::RateLimited(_) | Self::Limited(..) => ("rate_limit_error", "rate_limit_exceeded"),
+            Self::Spent(..) => ("insufficient_quota", "insufficient_quota"),
+            Self::NotKept => (INVALID, "only_if_cached"),
+            Self::KeyReused => (INVALID, "idempotency_key_reused"),
             Self::Deadline => ("upstream_error", "timeout"),
-            Self::Overloaded => ("overloaded_error", "overloaded"),
+            Self::Overloaded | Self::LimitUnknown => ("overloaded_error", "overloaded"),
             Self::Draining => ("overloaded_error", "draining"),
             Self::NoHealthyUpstream(_) => ("overloaded_error", "no_healthy_upstream"),
             Self::Upstream(class) => match class {
@@ -171,6 +207,7 @@ impl GatewayError {
     const fn param(&self) -> Option<&'static str> {
         match self {
             Self::MissingModel | Self::ModelNotAllowed(_) | Self::ModelNotFound(_) => Some("model"),
+            Self::Limited(meter, _) | Self::Spent(meter, _) => Some(meter),
             _ => None,
         }
     }
@@ -178,8 +215,11 @@ impl GatewayError {
     /// Label of `requests_total{status}`.
     pub const fn request_status(&self) -> &'static str {
         match self {
-            Self::Internal | Self::Overloaded | Self::Draining => "error",
-            Self::RateLimited(_) | Self::Upstream(Class::RateLimited | Class::Quota) => "limited",
+            Self::Internal | Self::Overloaded | Self::LimitUnknown | Self::Draining => "error",
+            Self::RateLimited(_)
+            | Self::Limited(..)
+            | Self::Spent(..)
+            | Self::Upstream(Class::RateLimited | Class::Quota) => "limited",
             Self::Deadline | Self::NoHealthyUpstream(_) | Self::Upstream(_) => "upstream_error",
             Self::InvalidJson(_)
             | Self::BadRequest(_)
@@ -189,11 +229,42 @@ impl GatewayError {
             | Self::ModelNotAllowed(_)
             | Self::ModelUnknown
             | Self::ModelNotFound(_)
+            | Self::NotKept
+            | Self::KeyReused
             | Self::NotFound(_)
             | Self::MethodNotAllowed(..)
             | Self::RequestTimeout
             | Self::BodyTooLarge(_)
             | Self::HeadersTooLarge(_) => "client_error",
+        }
+    }
+
+    /// For those who waited for the same answer: what an attempt may end with, as text.
+    pub fn to_followers(&self) -> String {
+        match self {
+            Self::Upstream(class) => format!("upstream {}", class.error_type()),
+            Self::RateLimited(wait) => format!("rate_limited {}", wait.as_millis()),
+            Self::NoHealthyUpstream(wait) => format!("unhealthy {}", wait.as_millis()),
+            Self::Deadline => "deadline".to_owned(),
+            Self::Draining => "draining".to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    /// What [`Self::to_followers`] said.
+    pub fn to_follower(text: &str) -> Self {
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let wait = || Duration::from_millis(rest.parse().unwrap_or(1000));
+        match word {
+            "upstream" => {
+                let class = crate::metrics::CLASSES.iter().find(|class| class.error_type() == rest);
+                class.map_or(Self::Internal, |class| Self::Upstream(*class))
+            }
+            "rate_limited" => Self::RateLimited(wait()),
+            "unhealthy" => Self::NoHealthyUpstream(wait()),
+            "deadline" => Self::Deadline,
+            "draining" => Self::Draining,
+            _ => Self::Internal,
         }
     }
 
@@ -209,7 +280,23 @@ impl GatewayError {
             Self::RateLimited(wait) | Self::NoHealthyUpstream(wait) => {
                 headers.insert(header::RETRY_AFTER, whole_seconds(*wait));
             }
-            Self::Overloaded | Self::Draining | Self::Upstream(Class::Busy | Class::RateLimited) => {
+            Self::Limited(_, wait) => {
+                headers.insert(header::RETRY_AFTER, whole_seconds(*wait));
+                // OpenAI's SDKs take this one where it is given.
+                let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+                headers.insert("retry-after-ms", HeaderValue::from(millis));
+            }
+            Self::Spent(_, wait) => {
+                headers.insert(header::RETRY_AFTER, whole_seconds(*wait));
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            }
+            Self::KeyReused | Self::NotKept => {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            }
+            Self::Overloaded
+            | Self::LimitUnknown
+            | Self::Draining
+            | Self::Upstream(Class::Busy | Class::RateLimited) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Upstream(Class::Auth | Class::ModelNotFound) => {

@@ -15,16 +15,21 @@ use tidegate_health::registry::{self, Registry};
 use tidegate_router::backoff::Backoff;
 use tidegate_router::budget::Budget;
 use tidegate_router::plan::{Candidate, Rules};
+use tidegate_store::Store;
+use tidegate_store::answers::Answers;
 use tokio::time::Instant;
 
 use crate::drain::Drain;
+use crate::fleet::Fleet;
 use crate::health::observe;
+use crate::limits::Limits;
 use crate::metrics::{Metrics, PathMetrics};
 use crate::request::admit::Admission;
 use crate::upstream::connector::Connector;
 use crate::upstream::dns::Resolver;
 use crate::upstream::pool::Pool;
 use crate::upstream::{Path, Upstream, tls};
+use crate::usage::Book;
 
 /// Connections for probes and made-up requests, of each path.
 const ASIDE_IDLE: usize = 1;
@@ -45,6 +50,16 @@ pub struct Gateway {
     pub clients: Option<HashMap<[u8; 32], usize>>,
     /// Places for running requests.
     pub admission: Arc<Admission>,
+    /// What the nodes share.
+    pub store: Store,
+    /// Which limits hold, and how they stand.
+    pub limits: Limits,
+    /// Answers that are kept or being made.
+    pub answers: Arc<Answers>,
+    /// Tokens and money.
+    pub usage: Book,
+    /// The other nodes.
+    pub fleet: Arc<Fleet>,
     /// Series.
     pub metrics: Metrics,
     /// Whether this node is going away.
@@ -167,7 +182,21 @@ impl Gateway {
             .as_ref()
             .map(|list| list.iter().enumerate().map(|(index, client)| (client.key_sha256, index)).collect());
         let metrics = Metrics::new(&config);
+        let store = crate::store::shared(&config)?;
+        let limits = Limits::new(&config, store.clone(), crate::store::embedded());
+        let expected = config.store.as_ref().map_or(1, |store| store.expected_nodes);
+        let fleet = Fleet::new(store.clone(), config.node.name.clone(), config.node.zone.clone(), expected)
+            .with_secret(config.store.as_ref().and_then(|store| store.secret.clone()))
+            .with_on_nodes({
+                let limiter = Arc::clone(limits.limiter());
+                Box::new(move |nodes| limiter.set_nodes(nodes))
+            });
         Ok(Self {
+            limits,
+            answers: crate::store::answers(&config, store.clone()),
+            usage: Book::default(),
+            fleet: Arc::new(fleet),
+            store,
             routes: routes.collect(),
             clients,
             admission: Arc::new(Admission::new(config.node_limit, metrics.queued.clone())),

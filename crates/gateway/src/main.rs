@@ -5,22 +5,27 @@
 
 mod admin;
 mod answer;
+mod bill;
 mod cli;
 mod clock;
 mod demo;
 mod drain;
 mod error;
+mod fleet;
 mod gateway;
 mod headers;
 mod health;
+mod limits;
 mod listener;
 mod log;
 mod metrics;
 mod node;
 mod patient;
 mod request;
+mod store;
 mod tls;
 mod upstream;
+mod usage;
 mod worker;
 
 #[cfg(feature = "jemalloc")]

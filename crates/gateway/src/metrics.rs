@@ -17,6 +17,8 @@ use tidegate_config::used::Config;
 use tidegate_router::outcome::Class;
 use tidegate_wire::answer::Usage;
 
+use crate::request::accept::CacheResult;
+
 /// How often samples are folded into buckets; bounds the memory they take between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 const MODELS_MAX: usize = 100;
@@ -32,7 +34,8 @@ const OVERHEAD_SECONDS: [f64; 12] =
 const STATUSES: [&str; 5] = ["success", "client_error", "limited", "upstream_error", "error"];
 /// Labels of `shadow_requests_total{outcome}`.
 const SHADOWS: [&str; 4] = ["pass", "fail", "slow", "skipped"];
-const CLASSES: [Class; 13] = [
+/// Every class, once.
+pub const CLASSES: [Class; 13] = [
     Class::Connect,
     Class::Tls,
     Class::Dns,
@@ -53,6 +56,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets(&SECONDS)?
         .set_buckets_for_metric(Matcher::Full("tidegate_overhead_seconds".into()), &OVERHEAD_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("tidegate_store_operation_seconds".into()), &OVERHEAD_SECONDS)?
         .install_recorder()?;
     describe_counter!("tidegate_requests_total", "Client requests by how they ended");
     describe_counter!("tidegate_upstream_requests_total", "Attempts by path and outcome");
@@ -62,6 +66,18 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_counter!("tidegate_tokens_total", "Tokens as the upstreams counted them");
     describe_counter!("tidegate_malformed_events_total", "Stream events that were not JSON and were dropped");
     describe_counter!("tidegate_log_lines_dropped_total", "Log lines lost because stderr did not keep up");
+    describe_counter!("tidegate_unpriced_tokens_total", "Tokens of models without a price");
+    describe_counter!(
+        "tidegate_cache_requests_total",
+        "Requests on routes with a cache, by its part in them"
+    );
+    describe_counter!("tidegate_rate_limit_decisions_total", "Limits asked, by scope and what they said");
+    describe_counter!("tidegate_store_failures_total", "Calls to the store that gave nothing");
+    describe_gauge!("tidegate_store_up", "1 while the store answers");
+    describe_histogram!("tidegate_store_operation_seconds", "Calls to the store");
+    describe_gauge!("tidegate_cache_bytes", "Answers kept in this node's memory");
+    describe_gauge!("tidegate_cache_entries", "Answers kept in this node's memory");
+    describe_gauge!("tidegate_fleet_nodes", "Nodes that share the store, this one among them");
     describe_histogram!(
         "tidegate_http_request_duration_seconds",
         "From the first byte in to the last byte out"
@@ -127,6 +143,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Gateway time per request.
     pub overhead: Histogram,
+    /// By route, for those that have a cache.
+    cache: Vec<Vec<Counter>>,
     routes: Vec<String>,
     clients: Vec<String>,
     models: RwLock<HashMap<String, usize>>,
@@ -143,6 +161,7 @@ pub struct Series {
     prompt: Counter,
     completion: Counter,
     cached: Counter,
+    unpriced: Counter,
     /// Plain, then streamed.
     duration: [Histogram; 2],
 }
@@ -161,6 +180,7 @@ impl Metrics {
             body_bytes: gauge!("tidegate_request_body_bytes"),
             connections: gauge!("tidegate_connections"),
             overhead: histogram!("tidegate_overhead_seconds"),
+            cache: config.routes.iter().map(cache_counters).collect(),
             routes: config.routes.iter().map(|r| r.name.clone()).collect(),
             clients: config.clients.iter().flatten().map(|c| c.name.clone()).collect(),
             models: RwLock::default(),
@@ -200,14 +220,30 @@ impl Metrics {
             prompt: tokens("prompt"),
             completion: tokens("completion"),
             cached: tokens("cached"),
+            unpriced: counter!("tidegate_unpriced_tokens_total", "client" => client.clone(), "model" => model.clone()),
             duration: [duration("false"), duration("true")],
         });
         let mut table = self.series.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(table.entry(key).or_insert(series))
     }
 
-    /// Only a model that some route took gets here, yet a `*` route takes what clients invent: hence the cap.
-    fn model_index(&self, model: &str) -> usize {
+    /// The name of a model's number.
+    pub fn model_name(&self, index: usize) -> String {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let found = models.iter().find(|(_, at)| **at == index).map(|(name, _)| name.clone());
+        found.unwrap_or_else(|| if index == MODELS_MAX { OTHER.to_owned() } else { String::new() })
+    }
+
+    /// How a request met the cache of its route.
+    pub fn cache(&self, route: usize, result: CacheResult) {
+        let at = CacheResult::ALL.iter().position(|other| *other == result);
+        if let Some(counter) = at.and_then(|at| self.cache.get(route)?.get(at)) {
+            counter.increment(1);
+        }
+    }
+
+    /// The number of a model. Only a model that some route took gets here, yet a `*` route takes what clients invent: hence the cap.
+    pub fn model_index(&self, model: &str) -> usize {
         if let Some(index) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
             return *index;
         }
@@ -220,18 +256,31 @@ impl Metrics {
     }
 }
 
+fn cache_counters(route: &tidegate_config::used::Route) -> Vec<Counter> {
+    if route.cache.is_none() {
+        return Vec::new();
+    }
+    let counter = |result: CacheResult| counter!("tidegate_cache_requests_total", "route" => route.name.clone(), "result" => result.word());
+    CacheResult::ALL.map(counter).into()
+}
+
 impl Series {
     /// A request ended.
-    pub fn ended(&self, status: &str, stream: bool, took: Duration, usage: Option<Usage>) {
+    pub fn ended(&self, status: &str, stream: bool, took: Duration) {
         if let Some((counter, _)) = self.requests.iter().zip(STATUSES).find(|(_, s)| *s == status) {
             counter.increment(1);
         }
         let [plain, streamed] = &self.duration;
         if stream { streamed } else { plain }.record(took.as_secs_f64());
-        if let Some(usage) = usage {
-            self.prompt.increment(usage.prompt);
-            self.completion.increment(usage.completion);
-            self.cached.increment(usage.cached);
+    }
+
+    /// An answer was made.
+    pub fn used(&self, usage: Usage, priced: bool) {
+        self.prompt.increment(usage.prompt);
+        self.completion.increment(usage.completion);
+        self.cached.increment(usage.cached);
+        if !priced {
+            self.unpriced.increment(usage.prompt + usage.completion);
         }
     }
 }

@@ -50,6 +50,9 @@ impl Node {
         }
         tokio::spawn(crate::metrics::upkeep(metrics.clone()));
         tokio::spawn(Arc::clone(&gateway).sweep());
+        tokio::spawn(Arc::clone(gateway.limits.limiter()).run());
+        tokio::spawn(Arc::clone(&gateway.answers).run());
+        tokio::spawn(crate::usage::keep(Arc::clone(&gateway)));
         crate::health::start(&gateway);
         tokio::spawn(admin::serve(admin_listener, Arc::clone(&gateway), metrics));
         gateway.drain.serving();
@@ -87,6 +90,9 @@ impl Node {
             gateway.drain.cut.cancel();
             let _ = tokio::time::timeout(LAST_BYTES, ended).await;
         }
+        gateway.limits.limiter().flush().await;
+        gateway.usage.tell(&gateway).await;
+        gateway.fleet.leave().await;
         tracing::info!("stopped");
     }
 }

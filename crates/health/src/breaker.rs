@@ -61,6 +61,8 @@ pub struct Breaker {
     trips: VecDeque<Instant>,
     held: bool,
     strict_until: Option<Instant>,
+    /// A peer says that it is open.
+    doubted: bool,
     open_until: Instant,
     recovery: Recovery,
     ramp: Ramp,
@@ -97,6 +99,7 @@ impl Breaker {
             trips: VecDeque::new(),
             held: false,
             strict_until: None,
+            doubted: false,
             open_until: now,
             seed,
         }
@@ -154,6 +157,17 @@ impl Breaker {
         self.state == State::Closed && self.in_a_row > 0
     }
 
+    /// A peer says that it is open: half as much as usual trips it.
+    #[must_use]
+    pub const fn is_doubted(&self) -> bool {
+        self.doubted
+    }
+
+    /// Whether a peer says that it is open.
+    pub const fn doubt(&mut self, doubted: bool) {
+        self.doubted = doubted;
+    }
+
     /// One probe has passed since the last failure; another may end a rest.
     #[must_use]
     pub const fn probe_passed_once(&self) -> bool {
@@ -199,8 +213,10 @@ impl Breaker {
 
     fn first_closed(&mut self, signal: Signal, around: Around, now: Instant) -> Option<Transition> {
         let breaker = &self.rules.breaker;
-        let (least, rate, slow_rate) = (breaker.min_requests, breaker.failure_rate, breaker.slow_rate);
-        let in_a_row = breaker.consecutive_failures;
+        let (rate, slow_rate) = (breaker.failure_rate, breaker.slow_rate);
+        let least = self.enough(breaker.min_requests);
+        let in_a_row = self.enough(breaker.consecutive_failures);
+        let unreached_in_a_row = self.enough(UNREACHED_IN_A_ROW);
         match signal {
             Signal::Good { slow, lagging, .. } => {
                 self.remember(false);
@@ -246,7 +262,7 @@ impl Breaker {
                     (Reason::ProxyLogin, "the proxy refused our login".to_owned())
                 } else if self.pages >= PAGES {
                     (Reason::Page, format!("{} pages instead of answers", self.pages))
-                } else if self.unreached_in_a_row >= UNREACHED_IN_A_ROW.min(in_a_row) {
+                } else if self.unreached_in_a_row >= unreached_in_a_row.min(in_a_row) {
                     (Reason::Consecutive, format!("{} connections in a row failed", self.unreached_in_a_row))
                 } else if in_a_row_now >= in_a_row {
                     (Reason::Consecutive, format!("{in_a_row_now} failures in a row"))
@@ -281,7 +297,8 @@ impl Breaker {
         }
         self.ends.add(Counts { good: u32::from(!cut), bad: u32::from(cut), ..Counts::default() }, now);
         let seen = self.ends.sum(now);
-        if cut && seen.total() >= self.rules.breaker.min_requests && reaches(seen.bad, seen.total(), CUTS) {
+        let least = self.enough(self.rules.breaker.min_requests);
+        if cut && seen.total() >= least && reaches(seen.bad, seen.total(), CUTS) {
             let text = format!("{} of {} streams were cut", seen.bad, seen.total());
             return Some(self.trip(Reason::Cuts, text, now));
         }
@@ -299,13 +316,20 @@ impl Breaker {
         self.probes_passed = 0;
         self.probes_failed += 1;
         let trips = matches!(self.state, State::Closed | State::Ramping | State::Shadowing);
-        (trips && self.probes_failed >= PROBES)
+        (trips && self.probes_failed >= self.enough(PROBES))
             .then(|| self.trip(Reason::Probe, format!("{} probes in a row failed", self.probes_failed), now))
     }
 
     /// Opens for a reason found elsewhere. `None` where no traffic flows anyway.
     pub fn open(&mut self, reason: Reason, evidence: String, now: Instant) -> Option<Transition> {
         matches!(self.state, State::Closed | State::Ramping).then(|| self.trip(reason, evidence, now))
+    }
+
+    /// Ramps up on the word of a peer that has proven it. `None` where traffic flows, an operator holds it, or this
+    /// node's own probes fail: the peer's way to it is not this one.
+    pub fn adopt(&mut self, evidence: String, now: Instant) -> Option<Transition> {
+        let waits = matches!(self.state, State::Open | State::Shadowing) && !self.forced;
+        (waits && self.probes_failed == 0).then(|| self.go(State::Ramping, Reason::Fleet, evidence, now))
     }
 
     /// An operator takes it out (`Disabled`), opens it, closes it, or (`None`) hands it back to the machine, which
@@ -421,6 +445,11 @@ impl Breaker {
             State::Open | State::Disabled => {}
         }
         Transition { from, to, reason, evidence, at: now }
+    }
+
+    /// A limit of a trip, as it holds now.
+    const fn enough(&self, limit: u32) -> u32 {
+        if self.doubted { limit.div_ceil(2) } else { limit }
     }
 
     fn remember(&mut self, failed: bool) {

@@ -19,7 +19,7 @@ pub const WHOLE: u32 = 65_535;
 pub struct View {
     /// The state.
     pub state: State,
-    /// Its answers are far slower than they used to be.
+    /// Its answers are far slower than they used to be, or a peer has it open: it counts for less.
     pub degraded: bool,
     /// Of its normal traffic, in parts of `WHOLE`.
     pub share: u32,
@@ -94,7 +94,7 @@ impl Gate {
     pub fn with<T>(&self, now: Instant, act: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breaker = self.lock();
         let result = act(&mut breaker);
-        let degraded = breaker.is_degraded(now);
+        let degraded = breaker.is_degraded(now) || breaker.is_doubted();
         self.word.store(view(&breaker, degraded).pack(), Ordering::Release);
         result
     }

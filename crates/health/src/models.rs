@@ -34,6 +34,11 @@ impl Models {
         self.insert(name)
     }
 
+    /// The number of a model that has one of its own; lock-free.
+    pub fn known(&self, name: &str) -> Option<usize> {
+        self.by_name.load().get(name).copied()
+    }
+
     fn insert(&self, name: &str) -> usize {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.by_name.load_full();

@@ -6,6 +6,7 @@
 //! Not here: sending (the gateway), one breaker's rules (`breaker`), the division itself (`tidegate_router::share`).
 
 mod choose;
+mod fleet;
 mod flight;
 mod probe;
 mod setup;
@@ -28,6 +29,7 @@ use crate::gate::{Gate, View};
 use crate::mark::Mark;
 use crate::models::{self, Models};
 pub use choose::{Ask, Chosen, DivisionStatus, Part, Trickle};
+pub use fleet::{PeerSays, Report, Said, SubjectName};
 pub use flight::Flight;
 pub use probe::Reached;
 pub use setup::{PathSetup, RouteSetup, Setup, UpstreamSetup};
@@ -35,7 +37,7 @@ pub use shadow::{MadeUp, Shadow};
 pub use status::{EgressStatus, ModelStatus, PathStatus};
 
 /// What a breaker stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Subject {
     /// A path, by index.
     Path(usize),
@@ -68,6 +70,8 @@ pub struct Registry {
     /// Breakers that want copies of requests, so that a request looks no further when there are none.
     recovering: AtomicU32,
     cut_off: AtomicBool,
+    /// Never held while a gate is.
+    fleet: Mutex<fleet::Shared>,
     born: Instant,
 }
 
@@ -99,6 +103,8 @@ struct PathHealth {
     trickling: AtomicU32,
     /// The last probe was answered.
     answers_probes: AtomicBool,
+    /// The last probe that was.
+    reached: Mark,
 }
 
 struct UpstreamHealth {
@@ -184,6 +190,7 @@ impl Registry {
                 others: AtomicBool::new(false),
                 trickling: AtomicU32::new(0),
                 answers_probes: AtomicBool::new(false),
+                reached: Mark::new(now),
             }
         });
         let routes = routes.into_iter().map(|route| RouteHealth {
@@ -211,6 +218,7 @@ impl Registry {
             observer,
             recovering: AtomicU32::new(0),
             cut_off: AtomicBool::new(false),
+            fleet: Mutex::default(),
             born: now,
         };
         registry.look_around();
@@ -442,6 +450,7 @@ impl Registry {
         if transition.to == State::Ramping {
             self.forgive(subject, transition.at);
         }
+        self.note_for_fleet(subject, &transition);
         (self.observer)(&Event { name, model, transition });
     }
 

@@ -70,6 +70,25 @@ pub(crate) fn is_stateful(dialect: Dialect, body: &Body) -> bool {
         || (dialect == Dialect::Responses && given(body, "prompt").is_some())
 }
 
+/// Whether it may set off tools that run at the upstream. A tool of a type unknown here counts as one.
+pub(crate) fn has_hosted_tools(body: &Body) -> bool {
+    let own = |tool: &Value| {
+        tool.get("type").and_then(Value::as_str).is_some_and(|kind| matches!(kind, "function" | "custom"))
+    };
+    given(body, "web_search_options").is_some()
+        || given(body, "tools").is_some_and(|tools| !tools.as_array().is_some_and(|all| all.iter().all(own)))
+}
+
+/// Whether the answer is to be text, and neither sound nor pictures.
+pub(crate) fn wants_text_alone(body: &Body) -> bool {
+    let text_only = match given(body, "modalities") {
+        None => true,
+        Some(Value::Array(all)) => all.iter().all(|one| one == "text"),
+        Some(_) => false,
+    };
+    text_only && given(body, "audio").is_none()
+}
+
 /// The field that holds what the model reads.
 pub(crate) fn prompt_key(dialect: Dialect) -> Option<&'static str> {
     match dialect {

@@ -6,9 +6,14 @@
 pub mod adapt;
 pub mod answer;
 mod body;
+pub mod cacheable;
+pub mod canonical;
 pub mod error;
 mod lenient;
 pub mod mirror;
 pub mod models;
+pub mod replay;
 pub mod request;
 pub mod sse;
+pub mod tokens;
+pub mod usage_option;

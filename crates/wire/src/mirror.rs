@@ -90,29 +90,16 @@ fn judge(dialect: Dialect, body: &Body) -> Result<(), NotMirrored> {
     if body::is_stateful(dialect, body) {
         return Err(NotMirrored::Stateful);
     }
-    if has_hosted_tools(body) {
+    if body::has_hosted_tools(body) {
         return Err(NotMirrored::HostedTools);
     }
-    let text_only = match given(body, "modalities") {
-        None => true,
-        Some(Value::Array(all)) => all.iter().all(|one| one == "text"),
-        Some(_) => false,
-    };
-    if !text_only || given(body, "audio").is_some() {
+    if !body::wants_text_alone(body) {
         return Err(NotMirrored::Media);
     }
     if ["n", "best_of"].iter().any(|key| given(body, key).is_some_and(|n| n.as_f64() != Some(1.0))) {
         return Err(NotMirrored::SeveralChoices);
     }
     judge_prompt(dialect, body::prompt_key(dialect).and_then(|key| body.get(key)))
-}
-
-fn has_hosted_tools(body: &Body) -> bool {
-    let own = |tool: &Value| {
-        tool.get("type").and_then(Value::as_str).is_some_and(|kind| matches!(kind, "function" | "custom"))
-    };
-    given(body, "web_search_options").is_some()
-        || given(body, "tools").is_some_and(|tools| !tools.as_array().is_some_and(|all| all.iter().all(own)))
 }
 
 fn judge_prompt(dialect: Dialect, prompt: Option<&Value>) -> Result<(), NotMirrored> {

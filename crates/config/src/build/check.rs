@@ -5,6 +5,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use tidegate_router::glob::Glob;
+
 use crate::fault::{Collector, Place, listed, nearest, quote};
 use crate::read::{Item, Said};
 use crate::unit::{Count, Flag, Number, Percent, Rate, Size, Text, Time};
@@ -137,16 +139,64 @@ fn within(
     default
 }
 
-/// A size over 0, or the default.
-pub(crate) fn size(said: &Said<Size>, key: &str, max: u64, default: usize, faults: &mut Collector) -> usize {
+/// A time in a range other than the usual one, or the default.
+pub(crate) fn between(
+    said: &Said<Time>,
+    key: &str,
+    range: RangeInclusive<Duration>,
+    default: Duration,
+    faults: &mut Collector,
+) -> Duration {
+    let Some((&Time(time), place)) = said.at() else { return default };
+    if range.contains(&time) {
+        return time;
+    }
+    let (least, most) = range.into_inner();
+    let text =
+        format!("`{key}` is {}: {} to {} is meant", spelt_time(time), spelt_time(least), spelt_time(most));
+    faults.fault(place, text);
+    default
+}
+
+/// As it would be written in the file, in the largest unit that leaves no rest.
+fn spelt_time(time: Duration) -> String {
+    let unit = |seconds: u64| time.subsec_nanos() == 0 && time.as_secs().is_multiple_of(seconds);
+    match time.as_secs() {
+        0 => format!("{}ms", time.as_millis()),
+        seconds if unit(86_400) => format!("{}d", seconds / 86_400),
+        seconds if unit(3600) => format!("{}h", seconds / 3600),
+        seconds if unit(60) => format!("{}m", seconds / 60),
+        seconds if unit(1) => format!("{seconds}s"),
+        _ => format!("{}ms", time.as_millis()),
+    }
+}
+
+/// A size in a range, or the default.
+pub(crate) fn size(
+    said: &Said<Size>,
+    key: &str,
+    range: RangeInclusive<u64>,
+    default: usize,
+    faults: &mut Collector,
+) -> usize {
     let Some((&Size(bytes), place)) = said.at() else { return default };
     match usize::try_from(bytes) {
-        Ok(usable) if (1..=max).contains(&bytes) => usable,
+        Ok(usable) if range.contains(&bytes) => usable,
         _ => {
-            faults.fault(place, format!("`{key}` is {bytes}B: 1B to {}MiB is meant", max >> 20));
+            let (least, most) = range.into_inner();
+            let text = format!("`{key}` is {}: {} to {} is meant", spelt(bytes), spelt(least), spelt(most));
+            faults.fault(place, text);
             default
         }
     }
+}
+
+/// As it would be written in the file, in the largest unit that leaves no rest.
+fn spelt(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    let (unit, bits) = unit.unwrap_or(("B", 0));
+    format!("{}{unit}", bytes >> bits)
 }
 
 /// A number in a range, or the default.
@@ -179,7 +229,7 @@ pub(crate) fn share(said: &Said<Percent>, key: &str, default: f64, faults: &mut 
 /// A rate that lets something through.
 pub(crate) fn rate(said: &Said<Rate>, key: &str, faults: &mut Collector) {
     if let Some((Rate(amount), place)) = said.at()
-        && *amount <= 0.0
+        && amount.each <= 0.0
     {
         faults.fault(place, format!("`{key}` lets nothing through: an amount over 0 is meant"));
     }
@@ -188,10 +238,10 @@ pub(crate) fn rate(said: &Said<Rate>, key: &str, faults: &mut Collector) {
 /// The time from one to the next at this rate, or the default.
 pub(crate) fn pace(said: &Said<Rate>, key: &str, default: Duration, faults: &mut Collector) -> Duration {
     rate(said, key, faults);
-    let Some((&Rate(per_second), place)) = said.at().filter(|(Rate(amount), _)| *amount > 0.0) else {
+    let Some((&Rate(amount), place)) = said.at().filter(|(Rate(amount), _)| amount.each > 0.0) else {
         return default;
     };
-    match Duration::try_from_secs_f64(per_second.recip()) {
+    match Duration::try_from_secs_f64(amount.per_second().recip()) {
         Ok(every) if every <= TIME_MAX => every,
         _ => {
             faults.fault(place, format!("`{key}` is under 1/day: 1/day or more is meant"));
@@ -212,6 +262,28 @@ pub(crate) fn globs(said: &Said<Vec<Item<Text>>>, faults: &mut Collector) {
 pub(crate) fn glob(Text(text): &Text, place: Place, faults: &mut Collector) {
     if text.is_empty() || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         faults.fault(place, "no model has this name: write one such as gpt-4o, or a pattern such as gpt-4*");
+    }
+}
+
+/// Warns of each of these patterns that an earlier one leaves nothing to. A pattern covers another exactly when it
+/// matches the other's text with every `*` replaced by a character no literal holds: only a `*` can take that one.
+pub(crate) fn covered<'f>(
+    what: &str,
+    patterns: impl Iterator<Item = (&'f str, Place)>,
+    faults: &mut Collector,
+) {
+    let mut earlier: Vec<(Glob, usize)> = Vec::new();
+    for (pattern, place) in patterns {
+        let hardest = pattern.replace('*', "\u{1}");
+        if let Some((glob, line)) = earlier.iter().find(|(glob, _)| glob.matches(&hardest)) {
+            let text = format!(
+                "this {what} never matches: {} in line {line} comes first and takes all it could",
+                quote(glob.as_str())
+            );
+            faults.warn(place, text);
+        } else {
+            earlier.push((Glob::new(pattern), place.line));
+        }
     }
 }
 

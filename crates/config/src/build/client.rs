@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tidegate_router::glob::Glob;
 
-use super::check::{globs, unbuilt, unbuilt_list};
+use super::check::{globs, unbuilt};
 use super::limit;
 use crate::fault::{Collector, quote};
 use crate::read::{Item, Said};
@@ -45,8 +45,7 @@ pub(super) fn clients(
 }
 
 fn one(said: &client::Client, faults: &mut Collector) -> Option<used::Client> {
-    unbuilt_list(&said.limits, "limits", faults);
-    limit::inner(&said.limits, "a client's own", faults);
+    let limits = limit::inner(&said.limits, used::Per::Client, faults);
     unbuilt(&said.signing_secret, "signing_secret", faults);
     globs(&said.models, faults);
     if let Some(([], place)) = said.models.at().map(|(models, place)| (models.as_slice(), place)) {
@@ -63,7 +62,7 @@ fn one(said: &client::Client, faults: &mut Collector) -> Option<used::Client> {
         key
     });
     let models = said.models.get().map(|models| models.iter().map(|item| Glob::new(&item.value.0)).collect());
-    Some(used::Client { name: said.name.get()?.0.clone(), key_sha256: key_sha256?, models })
+    Some(used::Client { name: said.name.get()?.0.clone(), key_sha256: key_sha256?, models, limits })
 }
 
 fn hex(digits: &str) -> Option<[u8; 32]> {

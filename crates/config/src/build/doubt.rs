@@ -7,6 +7,9 @@
 use std::net::IpAddr;
 
 use super::check::Names;
+
+mod shared;
+
 use crate::fault::{Collector, Place};
 use crate::read::{Item, Said};
 use crate::said::{File, upstream};
@@ -22,6 +25,9 @@ pub(super) struct Read<'r> {
     pub(super) upstream_names: &'r Names<'r>,
     pub(super) upstreams: &'r [Option<used::Upstream>],
     pub(super) routes: &'r [Option<used::Route>],
+    pub(super) node: &'r used::Node,
+    /// Whether the file has `prices`.
+    pub(super) priced: bool,
 }
 
 impl Read<'_> {
@@ -39,6 +45,7 @@ impl Read<'_> {
         self.unused_upstreams(faults);
         self.unused_egress(faults);
         self.open_door(faults);
+        self.shared(faults);
     }
 
     fn address(&self, said: &upstream::Upstream, upstream: &used::Upstream, faults: &mut Collector) {

@@ -159,7 +159,7 @@ fn shadow_budget(
     if let (false, Some((_, place))) = (priced, said.usd_per_day.at()) {
         faults.warn(
             place,
-            "`usd_per_day` needs `prices`, which is not built yet in this version: every cost counts as 0, and `per_recovery` alone is a bound",
+            "`usd_per_day` needs `prices`: without them every cost counts as 0, and `per_recovery` alone is a bound",
         );
     }
     used::ShadowBudget {

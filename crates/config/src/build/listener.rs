@@ -18,6 +18,8 @@ const LISTEN_DEFAULT: SocketAddr =
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
 /// A body is held in memory until its last attempt; nobody sends prompts of a gigabyte.
 const BODY_MAX: u64 = 1 << 30;
+/// Beyond what a gateway's machine has to spare.
+const CACHE_MEMORY_MAX: u64 = 64 << 30;
 
 pub(super) fn node(said: &Said<listener::Node>, around: &Around<'_>, faults: &mut Collector) -> used::Node {
     let unsaid = listener::Node::default();
@@ -37,7 +39,11 @@ pub(super) fn node(said: &Said<listener::Node>, around: &Around<'_>, faults: &mu
             .filter(|host| is_label(host))
             .unwrap_or_else(|| "tidegate-0".to_owned()),
     };
-    used::Node { name, zone: said.zone.get().map(|Text(zone)| zone.clone()).unwrap_or_default() }
+    used::Node {
+        name,
+        zone: said.zone.get().map(|Text(zone)| zone.clone()).unwrap_or_default(),
+        cache_memory: size(&said.cache_memory, "cache_memory", 0..=CACHE_MEMORY_MAX, 128 << 20, faults),
+    }
 }
 
 pub(super) fn listen(
@@ -55,7 +61,7 @@ pub(super) fn listen(
     used::Listen {
         address: said.address.get().map_or(LISTEN_DEFAULT, |&Address(address)| address),
         tls,
-        max_body: size(&said.max_body, "max_body", BODY_MAX, 16 << 20, faults),
+        max_body: size(&said.max_body, "max_body", 1..=BODY_MAX, 16 << 20, faults),
         max_connections: count(&said.max_connections, "max_connections", 1..=1_000_000, 10_000, faults),
         drain_grace: wait(&said.drain_grace, "drain_grace", Duration::from_secs(5), faults),
         drain_timeout: wait(&said.drain_timeout, "drain_timeout", Duration::from_secs(60), faults),

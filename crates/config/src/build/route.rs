@@ -6,14 +6,23 @@ use std::time::Duration;
 use tidegate_router::glob::Glob;
 
 use super::check::{
-    self, Names, count, count32, number, only_false, refuse, repeated, share, time, unbuilt, unbuilt_list,
+    self, Names, between, count, count32, covered, number, only_false, refuse, repeated, share, size, time,
+    unbuilt, unbuilt_list,
 };
 use super::{fallback, limit};
-use crate::fault::{Collector, quote};
+use crate::fault::Collector;
 use crate::read::{Item, Said};
 use crate::said::route;
 use crate::unit::{Flag, Text, Time, duration};
 use crate::used;
+
+const TTL_MIN: Duration = Duration::from_secs(1);
+/// An older answer is of no use to anyone, and the store would only fill with them.
+const TTL_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// Under this hardly any answer would be kept.
+const ANSWER_MIN: u64 = 1 << 10;
+/// More in one value would hold up whatever else the store does.
+const ANSWER_MAX: u64 = 64 << 20;
 
 /// As many as the file has, in its order; `None` for one that cannot be used.
 pub(super) fn routes(
@@ -26,7 +35,8 @@ pub(super) fn routes(
     if items.is_empty() {
         faults.fault(place, "no route: every request would be refused");
     }
-    covered(items, faults);
+    let models = items.iter().filter_map(|item| item.value.r#match.get()?.model.at());
+    covered("route", models.map(|(Text(model), place)| (model.as_str(), place)), faults);
     let mut seen = HashMap::new();
     items.iter().map(|item| one(&item.value, upstreams, filters, &mut seen, faults)).collect()
 }
@@ -52,6 +62,8 @@ fn one(
     let fallback = fallback::fallbacks(&said.fallback, &to, upstreams, faults);
     let retry = retry(&said.retry, faults);
     let hedge = hedge(&said.hedge, faults);
+    let cache = cache(&said.cache, faults);
+    let limits = limit::inner(&said.limits, used::Per::Route, faults);
     let (model, place) = said.r#match.get()?.model.at()?;
     check::glob(model, place, faults);
     let Text(model) = model;
@@ -65,6 +77,8 @@ fn one(
         shadow: said.shadow.get().is_none_or(|&Flag(shadow)| shadow),
         retry,
         hedge,
+        cache,
+        limits,
     })
 }
 
@@ -110,33 +124,22 @@ fn hedge(said: &Said<route::Hedge>, faults: &mut Collector) -> Option<used::Hedg
     hedge
 }
 
-/// Warns of each route that an earlier one leaves nothing to. A pattern covers another exactly when it matches
-/// the other's text with every `*` replaced by a character no literal holds: only a `*` can take that one.
-fn covered(items: &[Item<route::Route>], faults: &mut Collector) {
-    let mut earlier: Vec<(Glob, usize)> = Vec::new();
-    for item in items {
-        let Some((Text(model), place)) = item.value.r#match.get().and_then(|said| said.model.at()) else {
-            continue;
-        };
-        let hardest = model.replace('*', "\u{1}");
-        if let Some((glob, line)) = earlier.iter().find(|(glob, _)| glob.matches(&hardest)) {
-            let text = format!(
-                "this route never matches: {} in line {line} comes first and takes all it could",
-                quote(glob.as_str())
-            );
-            faults.warn(place, text);
-        } else {
-            earlier.push((Glob::new(model), place.line));
-        }
-    }
+fn cache(said: &Said<route::Cache>, faults: &mut Collector) -> Option<used::Cache> {
+    let said = said.get()?;
+    let is = |said: &Said<Flag>| said.get().is_some_and(|&Flag(is)| is);
+    // An absent `ttl` is a fault already.
+    let ttl = between(&said.ttl, "ttl", TTL_MIN..=TTL_MAX, TTL_MIN, faults);
+    let stale = Duration::ZERO;
+    Some(used::Cache {
+        ttl,
+        shared: is(&said.shared),
+        only_deterministic: is(&said.only_deterministic),
+        stale_if_error: between(&said.stale_if_error, "stale_if_error", stale..=TTL_MAX, stale, faults),
+        max_size: size(&said.max_size, "max_size", ANSWER_MIN..=ANSWER_MAX, 1 << 20, faults),
+    })
 }
 
 fn refuse_unbuilt(said: &route::Route, filters: &Names<'_>, faults: &mut Collector) {
-    unbuilt(&said.cache, "cache", faults);
-    if let Some(cache) = said.cache.get() {
-        time(&cache.ttl, "ttl", Duration::ZERO, faults);
-        check::size(&cache.max_size, "max_size", 1 << 30, 0, faults);
-    }
     if let (Some(Time(wait)), Some(place)) = (said.early_commit.get(), said.early_commit.key())
         && !wait.is_zero()
     {
@@ -157,6 +160,4 @@ fn refuse_unbuilt(said: &route::Route, filters: &Names<'_>, faults: &mut Collect
     for item in said.filters.items() {
         filters.find(&item.value.0, item.place, faults);
     }
-    unbuilt_list(&said.limits, "limits", faults);
-    limit::inner(&said.limits, "a route's own", faults);
 }

@@ -3,36 +3,15 @@
 
 use std::time::Duration;
 
-use super::check::{Names, count, number, share, time, unbuilt, unbuilt_list};
+use super::check::{Names, count, share, time, unbuilt, unbuilt_list};
 use crate::fault::Collector;
-use crate::read::{Item, Said, Table};
+use crate::read::{Item, Said};
 use crate::said::client::{Alg, Auth};
 use crate::said::filter::Filter;
 use crate::said::log::Tracing;
-use crate::said::store::Store;
-use crate::said::{Batch, Conversations, Price};
+use crate::said::{Batch, Conversations};
 use crate::unit::Text;
 use crate::url;
-
-pub(super) fn store(said: &Said<Store>, faults: &mut Collector) {
-    unbuilt(said, "store", faults);
-    let Some(store) = said.get() else { return };
-    if let Some((Text(text), place)) = store.url.at() {
-        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-        if !matches!(scheme, Some("redis" | "rediss" | "redis+sentinel" | "redis+cluster")) {
-            faults.fault(
-                place,
-                "a store is written redis://, rediss://, redis+sentinel:// or redis+cluster://",
-            );
-        }
-        if text.contains('@') {
-            faults
-                .fault(place, "this address holds a user name or a password: write `password: {env: NAME}`");
-        }
-    }
-    time(&store.timeout, "timeout", Duration::ZERO, faults);
-    count(&store.expected_nodes, "expected_nodes", 1..=10_000, 0, faults);
-}
 
 pub(super) fn auth(said: &Said<Auth>, clients: &Names<'_>, faults: &mut Collector) {
     unbuilt(said, "auth", faults);
@@ -82,14 +61,6 @@ pub(super) fn batch(said: &Said<Batch>, faults: &mut Collector) {
 
 pub(super) fn conversations(said: &Said<Conversations>, faults: &mut Collector) {
     unbuilt(said, "conversations", faults);
-}
-
-pub(super) fn prices(said: &Said<Table<Price>>, faults: &mut Collector) {
-    unbuilt(said, "prices", faults);
-    for (_, item) in said.get().map(|table| table.0.as_slice()).unwrap_or_default() {
-        number(&item.value.input, "input", 0.0..=1e6, 0.0, faults);
-        number(&item.value.output, "output", 0.0..=1e6, 0.0, faults);
-    }
 }
 
 pub(super) fn tracing(said: &Said<Tracing>, faults: &mut Collector) {

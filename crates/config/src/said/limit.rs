@@ -16,15 +16,15 @@ said! {
         usd: Rate,
         /// Requests running at once.
         in_flight: Count,
-        /// What the bucket holds when full; absent: the amount of the rate.
+        /// What the bucket holds when full; absent: the amount of the rate. A /day limit has none.
         burst: Count,
-        /// Requests waiting for a place. Default 100.
+        /// Requests waiting for a place, where the limit is smooth or the node's `in_flight`. Default 100.
         queue: Count,
         /// How long one waits. Default 1s.
         queue_timeout: Time,
-        /// Wait in a bounded queue instead of bursting.
+        /// Requests wait in a bounded queue instead of bursting. Default false.
         smooth: Flag,
-        /// What holds while the store is away.
+        /// What holds while the store is away: this node's share, nothing, or no request. Default share.
         on_store_loss: OnStoreLoss,
     }
 }

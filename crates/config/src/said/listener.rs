@@ -11,6 +11,8 @@ said! {
         name: Text,
         /// Where the node stands, as `hk`; a label.
         zone: Text,
+        /// Memory for cached answers; 0B: none is held here. Default 128MiB.
+        cache_memory: Size,
     }
 }
 

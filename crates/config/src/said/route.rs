@@ -86,7 +86,7 @@ said! {
         ttl: Time,
         /// Whether clients share entries. Default false.
         shared: Flag,
-        /// Whether only requests with temperature 0 are cached. Default false.
+        /// Whether only requests with temperature 0 or a `seed`, and embeddings, are cached. Default false.
         only_deterministic: Flag,
         /// How long an old answer may stand in for an unreachable upstream. Default 0s.
         stale_if_error: Time,

@@ -7,15 +7,16 @@ use crate::unit::{Count, Text, Time};
 said! {
     /// What nodes share: limits, cache, leases.
     Store: "`store`", needs [url] {
-        /// `redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`.
+        /// `redis://[USER@]HOST:6379/0`, `redis+sentinel://H1:26379,H2:26379/MASTER/0` or `redis+cluster://H1:7000,H2:7001`;
+        /// over TLS `rediss://`, `rediss+sentinel://` or `rediss+cluster://`.
         url: Text,
         /// Password of the store.
         password: Secret,
         /// No request waits longer than this on the store, all calls together. Default 25ms.
         timeout: Time,
-        /// Begins every key. Default `tidegate:`.
+        /// Begins every key; nodes that share a store have the same. Default `tidegate:`.
         prefix: Text,
-        /// How many nodes a node that never saw the store assumes.
+        /// How many nodes a node that never saw the store assumes. Default 1.
         expected_nodes: Count,
         /// Keys the cache hashes; absent: plain SHA-256.
         secret: Secret,

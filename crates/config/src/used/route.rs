@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tidegate_router::glob::Glob;
 
+use super::Limit;
+
 /// One route.
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -23,6 +25,25 @@ pub struct Route {
     pub retry: Retry,
     /// A second try beside a slow first one. Default none.
     pub hedge: Option<Hedge>,
+    /// Answers kept. Default none.
+    pub cache: Option<Cache>,
+    /// Limits of its own, each [`super::Per::Route`].
+    pub limits: Vec<Limit>,
+}
+
+/// `cache:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// How long an answer is fresh, 1s to 30d.
+    pub ttl: Duration,
+    /// Whether clients share entries. Default false.
+    pub shared: bool,
+    /// Whether only answers that should not differ from one time to the next are kept. Default false.
+    pub only_deterministic: bool,
+    /// How long after `ttl` an answer may stand in for an unreachable upstream, 0 to 30d. Default 0s.
+    pub stale_if_error: Duration,
+    /// Largest answer kept, bytes, 1KiB to 64MiB. Default 1MiB.
+    pub max_size: usize,
 }
 
 /// One entry of `fallback:`.

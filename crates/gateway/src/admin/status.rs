@@ -9,6 +9,9 @@ use tokio::time::Instant;
 use crate::gateway::{Gateway, Route};
 use crate::health::{now, observe};
 
+/// A day's usage is many rows, and nobody but an operator waits for it.
+const USAGE_WITHIN: Duration = Duration::from_secs(2);
+
 /// All of it.
 pub fn of(gateway: &Gateway) -> Value {
     let config = &gateway.config;
@@ -30,12 +33,35 @@ pub fn of(gateway: &Gateway) -> Value {
             "draining": gateway.drain.is_draining(),
             "cut_off": gateway.health.is_cut_off(),
         },
-        "store": {"kind": "embedded", "state": "up"},
+        "store": {
+            "kind": gateway.store.kind(),
+            "state": if gateway.store.is_up() { "up" } else { "down" },
+            "trouble": gateway.store.trouble(),
+        },
         "paths": (0..gateway.paths.len()).map(|index| path(gateway, index)).collect::<Vec<_>>(),
         "egress": egress.collect::<Vec<_>>(),
         "routes": gateway.routes.iter().enumerate().map(|(n, r)| route(gateway, n, r)).collect::<Vec<_>>(),
-        "fleet": [],
+        "fleet": gateway.fleet.status(gateway),
     })
+}
+
+/// The tokens and the money of a UTC day, by client and model.
+pub async fn usage(gateway: &Gateway, days_ago: u32) -> Result<Value, tidegate_store::Failure> {
+    // What this node has not told yet belongs to today.
+    gateway.usage.tell(gateway).await;
+    let spent = gateway.store.spent(days_ago, USAGE_WITHIN).await?;
+    let rows = spent.into_iter().map(|row| {
+        json!({
+            "client": row.client,
+            "model": row.model,
+            "requests": row.amount.requests,
+            "prompt_tokens": row.amount.prompt,
+            "completion_tokens": row.amount.completion,
+            "cached_tokens": row.amount.cached,
+            "usd": row.amount.micro_usd / 1e6,
+        })
+    });
+    Ok(json!({"days_ago": days_ago, "usage": rows.collect::<Vec<_>>()}))
 }
 
 /// One path.

@@ -2,6 +2,8 @@
 //!
 //! Reads the file alone and asks no node: it says what the configuration has in mind, not what is up right now.
 
+mod sharing;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -106,15 +108,9 @@ fn explain(config: &Config, model: &str, client: Option<&str>) -> (String, End) 
     let mirrored =
         if route.shadow { "may be copied to a recovering path of this route" } else { "never copied" };
     let _ = writeln!(out, "shadow: {mirrored}");
-    let _ = writeln!(out, "cache: off");
-    let limit = config.node_limit;
-    let _ = writeln!(
-        out,
-        "limits: node in_flight {}; beyond it {} wait for up to {}, the rest get 503 overloaded",
-        limit.in_flight,
-        limit.queue,
-        shown(limit.queue_timeout)
-    );
+    sharing::says_cache(&mut out, config, route);
+    sharing::says_limits(&mut out, config, route, client);
+    sharing::says_price(&mut out, config, model);
     (out, End::Sent)
 }
 

@@ -28,4 +28,5 @@ pub fn start(gateway: &Arc<Gateway>) {
         tokio::spawn(probe::watch_egress(Arc::clone(gateway), egress));
     }
     tokio::spawn(shadow::make_up(Arc::clone(gateway)));
+    tokio::spawn(Arc::clone(&gateway.fleet).run(Arc::clone(gateway)));
 }

@@ -23,7 +23,7 @@ use super::now;
 use crate::gateway::Gateway;
 use crate::request::attempt::once::once;
 use crate::request::attempt::{Answered, Body, Failed, verdict};
-use crate::request::read::{Parsed, Target};
+use crate::request::read::{Control, Parsed, Target};
 use crate::request::relay::{Events, Step};
 use crate::request::route::Call;
 use crate::upstream::Path;
@@ -224,6 +224,7 @@ async fn find_model(gateway: &Gateway, path: &Arc<Path>) -> Option<String> {
         deadline_is_clients: false,
         alternatives: true,
         made_up: true,
+        has_stale: false,
     };
     let Offer::Key(key) = path.upstream.keys.offer("", &[], Instant::now()) else { return None };
     let answered = once(&call, path, key, LIMITED).await.ok()?;
@@ -268,6 +269,7 @@ fn made_up(gateway: &Gateway, path: &Path, model: usize, name: &str) -> Call {
         deadline_is_clients: false,
         alternatives: true,
         made_up: true,
+        has_stale: false,
     }
 }
 
@@ -292,6 +294,10 @@ fn parsed(target: Target, method: Method, body: bytes::Bytes, model: Option<Stri
         timeout: None,
         no_fallback: true,
         private: true,
+        asks_usage: false,
+        usage_added: false,
+        control: Control::default(),
+        idempotency: None,
     }
 }
 

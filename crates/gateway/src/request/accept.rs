@@ -12,11 +12,11 @@ use crate::answer::Answer;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::request::body;
+use crate::request::relay::Owner;
 use crate::request::settle::{End, Settle};
 
 /// Longest request id taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
-const BYPASS: HeaderValue = HeaderValue::from_static("bypass");
 
 /// A request that has an id and will be settled.
 pub struct Accepted {
@@ -28,9 +28,40 @@ pub struct Accepted {
     pub head: Parts,
     /// Read by `read`; what was not wanted of it is thrown away with a refusal.
     pub body: Option<Incoming>,
-    /// The client's SDK should not send this again of itself.
-    pub no_retry: bool,
+    /// How the cache took part.
+    pub cache: CacheResult,
     request_id: HeaderValue,
+}
+
+/// `x-tidegate-cache`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheResult {
+    /// A kept answer.
+    Hit,
+    /// None was kept; this one may be.
+    Miss,
+    /// The answer to another client's request, as it came.
+    Coalesced,
+    /// A kept answer past its time, because no upstream could be reached.
+    Stale,
+    /// The cache had no part in it.
+    Bypass,
+}
+
+impl CacheResult {
+    /// Each once.
+    pub const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Coalesced, Self::Stale, Self::Bypass];
+
+    /// As the header and the metric say it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Coalesced => "coalesced",
+            Self::Stale => "stale",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 /// Begins a request.
@@ -47,7 +78,14 @@ pub fn accept(gateway: Arc<Gateway>, peer: SocketAddr, request: Request<Incoming
     let remote =
         client_address(peer.ip().to_canonical(), &head.headers, &gateway.config.listen.trusted_proxies);
     let settle = Settle::begin(Arc::clone(&gateway), request_id.clone(), remote, &head);
-    Accepted { gateway, settle: Some(Box::new(settle)), head, body: Some(body), no_retry: false, request_id }
+    Accepted {
+        gateway,
+        settle: Some(Box::new(settle)),
+        head,
+        body: Some(body),
+        cache: CacheResult::Bypass,
+        request_id,
+    }
 }
 
 impl Accepted {
@@ -61,46 +99,57 @@ impl Accepted {
     /// The answer, with the headers every answer carries.
     pub fn answer(mut self, mut response: Response<Answer>) -> Response<Answer> {
         let status = response.status();
+        if let Some(route) = self.settle.as_ref().and_then(|settle| settle.route) {
+            self.gateway.metrics.cache(route, self.cache);
+        }
         let headers = response.headers_mut();
         headers.insert("x-request-id", self.request_id.clone());
-        headers.insert("x-tidegate-cache", BYPASS);
-        if self.no_retry {
-            headers.insert("x-should-retry", HeaderValue::from_static("false"));
-        }
+        headers.insert("x-tidegate-cache", HeaderValue::from_static(self.cache.word()));
         if self.gateway.drain.is_draining() && self.head.version < Version::HTTP_2 {
             // So that by the time the door closes no client sends another request into it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(settle) = &mut self.settle {
             settle.status = status.as_u16();
-            headers.insert("x-tidegate-attempts", HeaderValue::from(settle.attempts));
-            if let Some(path) = &settle.path {
+            headers.insert("x-tidegate-attempts", HeaderValue::from(settle.trail.attempts));
+            if let Some(path) = &settle.trail.path {
                 headers.insert("x-tidegate-path", path.header.clone());
             }
-            if settle.fell_back {
+            if settle.trail.no_retry {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
+            }
+            settle.standing.write(headers);
+            if settle.trail.fell_back {
                 headers.insert("x-tidegate-fallback", HeaderValue::from_static("true"));
             }
         }
         match response.body_mut() {
             // Settled when the body ends or is dropped.
-            Answer::Relay(relay) => relay.settle = self.settle.take(),
-            Answer::Passage(passage) => passage.settle = self.settle.take(),
+            Answer::Relay(relay) => relay.owner = self.owner(),
+            Answer::Passage(passage) => passage.owner = self.owner(),
+            Answer::Shared(shared) => shared.owner = self.owner(),
             Answer::Whole(_) => {
-                let end = if status.is_client_error() {
-                    End::ClientError
-                } else if status.is_server_error() {
-                    End::Refused { status: "upstream_error", code: "upstream_5xx" }
-                } else {
-                    End::Success
-                };
                 self.note(|settle| {
-                    if settle.end == End::Running {
-                        settle.end = end;
+                    if settle.trail.end == End::Running {
+                        settle.trail.end = End::of_status(status);
                     }
                 });
             }
         }
         response
+    }
+
+    /// Somebody else's request pays for the answer: this one is counted, and costs nothing more.
+    pub fn waive(&mut self) {
+        self.note(|settle| {
+            if let Some(bill) = &mut settle.bill {
+                bill.waived = true;
+            }
+        });
+    }
+
+    fn owner(&mut self) -> Owner {
+        self.settle.take().map_or(Owner::None, Owner::Client)
     }
 
     /// An answer of our own.
@@ -109,15 +158,15 @@ impl Accepted {
             body::discard(body);
         }
         self.note(|settle| {
-            settle.end = End::Refused { status: error.request_status(), code: error.kind_and_code().1 };
-            settle.path = None;
+            settle.trail.end = End::of(error);
+            settle.trail.path = None;
         });
         self.answer(error.response().map(Answer::Whole))
     }
 }
 
 fn new_request_id() -> HeaderValue {
-    HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).unwrap_or(BYPASS)
+    HeaderValue::try_from(format!("{:032x}", fastrand::u128(..))).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// The rightmost address that is not a trusted proxy's: everything left of it is hearsay.

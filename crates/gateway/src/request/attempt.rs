@@ -30,9 +30,10 @@ use tokio::time::Instant;
 
 use crate::answer::Held;
 use crate::error::GatewayError;
-use crate::request::accept::Accepted;
+use crate::gateway::Gateway;
 use crate::request::relay::Events;
 use crate::request::route::Call;
+use crate::request::trail::Trail;
 use crate::upstream::exchange::AnswerBody;
 use crate::upstream::keys::Offer;
 use crate::upstream::{InFlight, Path};
@@ -156,14 +157,17 @@ pub struct Story {
 }
 
 /// Tries until there is an answer or nothing more to try.
-pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, GatewayError> {
-    let gateway = Arc::clone(&accepted.gateway);
+pub async fn attempt(
+    gateway: &Arc<Gateway>,
+    trail: &mut Trail,
+    call: Call,
+) -> Result<Answered, GatewayError> {
     let route = gateway.routes.get(call.route).ok_or(GatewayError::Internal)?;
     let model = gateway.health.model(call.parsed.model.as_deref());
     let now = crate::health::now();
     route.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).request(now);
     if gateway.health.wants_shadows() {
-        crate::health::shadow::mirror(&gateway, &call, model);
+        crate::health::shadow::mirror(gateway, &call, model);
     }
     let mut story = Story::default();
     let admits = |c: &Candidate| gateway.health.admits(c.path, model);
@@ -172,10 +176,10 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         candidates: &route.candidates,
         rules: route.rules,
         model,
-        turn: Turn::Route { backed: stand_in::is_alive(&gateway, route, &call, model) },
+        turn: Turn::Route { backed: stand_in::is_alive(gateway, route, &call, model) },
     };
     let mut too_long = None;
-    let stop = match leg.run(accepted, &gateway, route, &call, &mut story).await? {
+    let stop = match leg.run(trail, gateway, route, &call, &mut story).await? {
         Ok(answered) if !stand_in::wants_larger(route, &answered) => return Ok(answered),
         Ok(answered) => {
             too_long = Some(answered);
@@ -190,8 +194,11 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
         too_long: too_long.is_some(),
         limited: story.limited || matches!(stop, Stop::Cooling(_)),
     };
+    if call.has_stale && why.unavailable {
+        return refuse::give_up(trail, gateway, route, model, shut, stop, story);
+    }
     if stop != Stop::Pinned
-        && let Some(answered) = stand_in::answer(accepted, &gateway, route, &call, why, &mut story).await?
+        && let Some(answered) = stand_in::answer(trail, gateway, route, &call, why, &mut story).await?
     {
         return Ok(answered);
     }
@@ -201,9 +208,9 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
     if std::mem::take(&mut story.deferred) {
         // No fallback could take it: the paths that are still proving themselves do.
         let leg = Leg { turn: Turn::Route { backed: false }, ..leg };
-        match leg.run(accepted, &gateway, route, &call, &mut story).await? {
+        match leg.run(trail, gateway, route, &call, &mut story).await? {
             Ok(answered) => return Ok(answered),
-            Err(stop) => return refuse::give_up(accepted, &gateway, route, model, shut, stop, story),
+            Err(stop) => return refuse::give_up(trail, gateway, route, model, shut, stop, story),
         }
     }
     if shut && untried && stop == Stop::NothingUsable {
@@ -214,12 +221,12 @@ pub async fn attempt(accepted: &mut Accepted, call: Call) -> Result<Answered, Ga
                 route.candidates.iter().copied().filter(|c| c.path == place.path).collect();
             let rules = tidegate_router::plan::Rules { attempts: 1, ..route.rules };
             let leg = Leg { candidates: &only, rules, model, turn: Turn::LastResort };
-            if let Ok(answered) = leg.run(accepted, &gateway, route, &call, &mut story).await? {
+            if let Ok(answered) = leg.run(trail, gateway, route, &call, &mut story).await? {
                 return Ok(answered);
             }
         }
     }
-    refuse::give_up(accepted, &gateway, route, model, shut, stop, story)
+    refuse::give_up(trail, gateway, route, model, shut, stop, story)
 }
 
 /// Keeps the failure that says most to a client: that a limit will pass rather than any other, the last of
@@ -262,16 +269,14 @@ pub async fn lone(call: &Call, path: &Arc<Path>) -> Result<Body, Class> {
     }
 }
 
-fn answer_begins(accepted: &mut Accepted, call: &Call, path: &Arc<Path>, answered: &Answered) {
+fn answer_begins(trail: &mut Trail, call: &Call, path: &Arc<Path>, answered: &Answered) {
     let usage = if let Body::Whole(_, usage) = &answered.body { *usage } else { None };
     let streams = matches!(answered.body, Body::Events(..));
-    accepted.note(|settle| {
-        let first = settle.start.elapsed();
-        settle.first_content = Some(first);
-        settle.usage = usage;
-        settle.path = Some(Arc::clone(path));
-        if let Some(ttft) = path.metrics.ttft.get(call.route).filter(|_| streams) {
-            ttft.record(first.as_secs_f64());
-        }
-    });
+    let first = trail.start.elapsed();
+    trail.first_content = Some(first);
+    trail.usage = usage;
+    trail.path = Some(Arc::clone(path));
+    if let Some(ttft) = path.metrics.ttft.get(call.route).filter(|_| streams) {
+        ttft.record(first.as_secs_f64());
+    }
 }

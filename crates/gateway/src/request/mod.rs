@@ -1,4 +1,4 @@
-//! The life of a request, in eight steps. Each takes what the one before it gave, so that a wrong order does
+//! The life of a request, in nine steps. Each takes what the one before it gave, so that a wrong order does
 //! not compile.
 //!
 //! Nothing goes to the client before the first content is in hand (`attempt`); from then on a stream ends
@@ -10,16 +10,20 @@ pub mod admit;
 pub mod attempt;
 pub mod authenticate;
 pub mod body;
+pub mod limit;
 pub mod models;
 pub mod read;
 pub mod relay;
 pub mod route;
 pub mod settle;
+pub mod share;
+pub mod trail;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::answer::Answer;
 use crate::error::GatewayError;
@@ -53,10 +57,22 @@ async fn steps(accepted: &mut Accepted) -> Result<http::Response<Answer>, Gatewa
     let admitted = admit::admit(accepted, parsed).await?;
     let routed = route::route(accepted, admitted)?;
     match routed {
-        route::Routed::Models(parsed) => models::list(accepted, parsed).await,
-        route::Routed::Call(call) => {
-            let answered = attempt::attempt(accepted, call).await?;
-            Ok(relay::relay(accepted, answered))
+        route::Routed::Models(mut parsed) => {
+            let deadline = Instant::now() + models::LIST_TIMEOUT;
+            limit::limit(accepted, &mut parsed, None, deadline).await?;
+            models::list(accepted, parsed).await
+        }
+        route::Routed::Call(mut call) => {
+            let allowed = limit::limit(accepted, &mut call.parsed, Some(call.route), call.deadline).await?;
+            let call = match share::share(accepted, call, allowed).await? {
+                share::Sharing::Answer(response) => return Ok(response),
+                share::Sharing::Alone(call) => call,
+            };
+            let drop_usage = call.parsed.usage_added;
+            let gateway = Arc::clone(&accepted.gateway);
+            let settle = accepted.settle.as_mut().ok_or(GatewayError::Internal)?;
+            let answered = attempt::attempt(&gateway, &mut settle.trail, call).await?;
+            Ok(relay::relay(&gateway, answered, drop_usage))
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::request::route::Call;
 use crate::upstream::Path;
 
 /// One upstream that hangs must not hold up what all others have answered.
-const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+pub const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The merged list, for this client.
 pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<Answer>, GatewayError> {
@@ -29,8 +29,15 @@ pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<An
     let client = parsed.client;
     let timeout = gateway.routes.iter().map(|r| r.total).max().unwrap_or_default();
     let deadline = Instant::now() + parsed.timeout.map_or(timeout, |t| t.min(timeout));
-    let call =
-        Call { parsed, route: 0, deadline, deadline_is_clients: false, alternatives: false, made_up: false };
+    let call = Call {
+        parsed,
+        route: 0,
+        deadline,
+        deadline_is_clients: false,
+        alternatives: false,
+        made_up: false,
+        has_stale: false,
+    };
     let asked = gateway.config.upstreams.iter().enumerate().map(|(index, upstream)| {
         let paths = gateway.paths.iter().filter(|p| p.upstream.config.name == upstream.name);
         let call = &call;
@@ -41,7 +48,7 @@ pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<An
     });
     let started = Instant::now();
     let answers = join_all(asked).await;
-    accepted.note(|settle| settle.upstream_wait = started.elapsed());
+    accepted.note(|settle| settle.trail.upstream_wait = started.elapsed());
     let mut models: Vec<Model> = Vec::new();
     let mut failure = None;
     for (upstream, answer) in answers {

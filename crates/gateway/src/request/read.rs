@@ -1,6 +1,7 @@
 //! Step 3: what is asked for: the endpoint, and of the body only what routing needs. The body's bytes are
 //! kept as they came, once, for every attempt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +48,59 @@ pub struct Parsed {
     pub no_fallback: bool,
     /// No copy of it may be made.
     pub private: bool,
+    /// The client asked for the usage event of a stream.
+    pub asks_usage: bool,
+    /// The gateway asked for it in the client's stead.
+    pub usage_added: bool,
+    /// What the client allows a cache.
+    pub control: Control,
+    /// The client's own name for this request.
+    pub idempotency: Option<Arc<str>>,
+}
+
+/// `cache-control` of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Nothing that is kept.
+    pub no_cache: bool,
+    /// Nothing that is kept, and nothing is to be kept.
+    pub no_store: bool,
+    /// An upstream is not to be asked.
+    pub only_if_cached: bool,
+    /// Nothing older.
+    pub max_age: Option<Duration>,
+}
+
+impl Control {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut control = Self::default();
+        let lists = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        for word in lists.flat_map(|list| list.split(',')) {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "no-cache" => control.no_cache = true,
+                "no-store" => control.no_store = true,
+                "only-if-cached" => control.only_if_cached = true,
+                // RFC 9111 4.2.1: what cannot be read is stale.
+                "max-age" => {
+                    let seconds = value.trim().trim_matches('"').parse().unwrap_or(0);
+                    control.max_age = Some(Duration::from_secs(seconds));
+                }
+                _ => {}
+            }
+        }
+        control
+    }
+}
+
+/// Longest `Idempotency-Key`.
+const IDEMPOTENCY_MAX: usize = 255;
+
+fn idempotency(headers: &HeaderMap) -> Result<Option<Arc<str>>, GatewayError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().map(str::trim).filter(|key| (1..=IDEMPOTENCY_MAX).contains(&key.len()));
+    key.map(|key| Some(Arc::from(key)))
+        .ok_or(GatewayError::BadRequest("an Idempotency-Key is 1 to 255 printable ASCII characters"))
 }
 
 /// What is asked for.
@@ -100,7 +154,9 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         head.headers.get(name).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"off"))
     };
     let no_fallback = off("x-tidegate-fallback");
-    let private = off("x-tidegate-shadow") || no_store(&head.headers);
+    let control = Control::of(&head.headers);
+    let private = off("x-tidegate-shadow") || control.no_store;
+    let idempotency = idempotency(&head.headers)?;
     let target = target(&head.method, head.uri.path(), head.uri.query())?;
     let method = head.method.clone();
     let mut forward = std::mem::take(&mut head.headers);
@@ -125,6 +181,10 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         timeout,
         no_fallback,
         private,
+        asks_usage: false,
+        usage_added: false,
+        control,
+        idempotency,
         target,
     };
     if let Target::Upstream { rest, dialect, model, shaped } = &mut parsed.target {
@@ -138,6 +198,7 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
                 Ok(peeked) => {
                     parsed.model = peeked.model.map(|field| field.name).filter(|name| !name.is_empty());
                     parsed.stream = peeked.stream;
+                    parsed.asks_usage = peeked.include_usage;
                     parsed.choices = peeked.choices;
                     parsed.pinned = peeked.pinned || (!named && !is_repeatable(rest));
                     *shaped = parsed.model.is_some();
@@ -180,12 +241,6 @@ fn is_repeatable(rest: &str) -> bool {
         "/classify",
     ];
     COMPUTE.iter().any(|prefix| rest.starts_with(prefix))
-}
-
-/// `cache-control: no-store`: the client wants nothing of this kept anywhere.
-fn no_store(headers: &HeaderMap) -> bool {
-    let directives = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
-    directives.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("no-store"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -6,7 +6,9 @@
 //! which closes the upstream's connection.
 
 mod events;
+mod owner;
 mod passage;
+pub mod shared;
 mod watch;
 
 use std::task::{Context, Poll};
@@ -14,24 +16,24 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use tidegate_router::outcome::Class;
-use tidegate_wire::answer::Dialect;
+use tidegate_wire::answer::{ChunkPeek, Dialect};
 use tidegate_wire::error::{DONE, error_event, responses_error_event};
 
 pub use events::{Events, Step};
+pub use owner::Owner;
 pub use passage::Passage;
 use watch::{Alarm, Watch};
 
 use crate::answer::{Answer, Held};
-use crate::request::accept::Accepted;
+use crate::gateway::Gateway;
 use crate::request::attempt::{Answered, Body, verdict};
-use crate::request::settle::{End, Settle};
+use crate::request::settle::End;
 use crate::upstream::InFlight;
 use tidegate_health::registry::Flight;
 
-/// Turns an answer in hand into a response.
-pub fn relay(accepted: &mut Accepted, answered: Answered) -> Response<Answer> {
+/// Turns an answer in hand into a response. `drop_usage`: the client did not ask for the usage event that comes.
+pub fn relay(gateway: &Gateway, answered: Answered, drop_usage: bool) -> Response<Answer> {
     let Answered { status, headers, body, length, deadline, idle, flight, .. } = answered;
-    let gateway = &accepted.gateway;
     let watch = Watch::begin(gateway.drain.cut.clone(), idle, deadline);
     let body = match body {
         Body::Whole(bytes, _) => Answer::Whole(bytes),
@@ -44,7 +46,8 @@ pub fn relay(accepted: &mut Accepted, answered: Answered) -> Response<Answer> {
                 held,
                 events: Some(events),
                 watch,
-                settle: None,
+                owner: Owner::None,
+                drop_usage,
                 active: gateway.metrics.streams.clone(),
                 counted: false,
                 flight,
@@ -69,8 +72,9 @@ pub struct Relay {
     /// `None` when all is said.
     events: Option<Events>,
     watch: Watch,
-    /// Settled when the body ends or is dropped.
-    pub settle: Option<Box<Settle>>,
+    /// Hears how it went.
+    pub owner: Owner,
+    drop_usage: bool,
     active: metrics::Gauge,
     /// In `upstream_requests_total`.
     counted: bool,
@@ -82,31 +86,42 @@ pub struct Relay {
 impl Relay {
     /// The next event; `None` at the end. Never an error: a break is told in the stream.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(bytes) = self.held.pop_front() {
-            return Poll::Ready(Some(bytes));
+        loop {
+            if let Some(bytes) = self.held.pop_front() {
+                return Poll::Ready(Some(bytes));
+            }
+            if let Some(next) = std::task::ready!(self.poll_next(cx)) {
+                return Poll::Ready(next);
+            }
         }
-        let Some(events) = &mut self.events else { return Poll::Ready(None) };
+    }
+
+    /// What comes next; `None` in it: something that the client does not get.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Option<Bytes>>> {
+        let Some(events) = &mut self.events else { return Poll::Ready(Some(None)) };
         let step = match events.poll_step(cx) {
             Poll::Ready(step) => step,
             Poll::Pending => {
                 let alarm = std::task::ready!(self.watch.poll(cx));
-                return Poll::Ready(self.end_by(&alarm));
+                return Poll::Ready(Some(self.end_by(&alarm)));
             }
         };
         let dialect = events.dialect;
         if let Some(alarm) = self.watch.piece(matches!(step, Step::Event(..)), cx)
             && matches!(step, Step::Note(_) | Step::Event(..))
         {
-            return Poll::Ready(self.end_by(&alarm));
+            return Poll::Ready(Some(self.end_by(&alarm)));
         }
         match step {
-            Step::Note(raw) => Poll::Ready(Some(raw)),
+            Step::Note(raw) => Poll::Ready(Some(Some(raw))),
             Step::Event(raw, peek) => {
                 events.note(&peek);
-                if let Some(usage) = peek.usage
-                    && let Some(settle) = &mut self.settle
-                {
-                    settle.usage = Some(usage);
+                if let Some(trail) = self.owner.trail() {
+                    trail.usage = peek.usage.or(trail.usage);
+                    trail.emitted += u64::from(peek.content);
+                }
+                if self.drop_usage && is_usage_alone(dialect, &peek) {
+                    return Poll::Ready(None);
                 }
                 if let Some(error) = peek.error.as_ref().filter(|_| !peek.terminal) {
                     self.count(Some(Class::BadResponse));
@@ -115,30 +130,30 @@ impl Relay {
                     }
                     self.finish(End::Interrupted("upstream_error_event"));
                 }
-                Poll::Ready(Some(raw))
+                Poll::Ready(Some(Some(raw)))
             }
             // Some servers never send a finish_reason; `[DONE]` is a terminal signal too.
             Step::Done(raw) => {
                 events.let_go();
                 self.finish(End::Success);
-                Poll::Ready(Some(raw))
+                Poll::Ready(Some(Some(raw)))
             }
             Step::End if events.finished() || dialect == Dialect::Other => {
                 self.finish(End::Success);
-                Poll::Ready(done(dialect))
+                Poll::Ready(Some(done(dialect)))
             }
-            Step::End => {
-                Poll::Ready(self.interrupt("the upstream's stream ended before the answer was finished"))
-            }
+            Step::End => Poll::Ready(Some(
+                self.interrupt("the upstream's stream ended before the answer was finished"),
+            )),
             Step::Broken(_) if events.finished() => {
                 self.finish(End::Success);
-                Poll::Ready(done(dialect))
+                Poll::Ready(Some(done(dialect)))
             }
             Step::Broken(why) => {
                 tracing::debug!(cause = %why, "a stream broke");
-                Poll::Ready(
+                Poll::Ready(Some(
                     self.interrupt("the connection to the upstream broke in the middle of the answer"),
-                )
+                ))
             }
         }
     }
@@ -168,7 +183,7 @@ impl Relay {
     fn break_off(&mut self, message: &str, code: &'static str) -> Option<Bytes> {
         let (dialect, number) =
             self.events.as_ref().map_or((Dialect::Other, 0), |events| (events.dialect, events.next_number));
-        let id = self.settle.as_ref().and_then(|s| s.request_id.to_str().ok()).unwrap_or_default();
+        let id = self.owner.trail().map(|trail| trail.id().to_owned()).unwrap_or_default();
         let message = format!("{message} (request id {id})");
         let event = match dialect {
             Dialect::Responses => responses_error_event(&message, "upstream_error", code, number),
@@ -181,7 +196,7 @@ impl Relay {
     /// Counts the attempt, once.
     fn count(&mut self, failure: Option<Class>) {
         if !std::mem::replace(&mut self.counted, true)
-            && let Some(path) = self.settle.as_ref().and_then(|s| s.path.as_ref())
+            && let Some(path) = self.owner.trail().and_then(|trail| trail.path.as_ref())
         {
             path.metrics.attempt(failure);
         }
@@ -201,9 +216,7 @@ impl Relay {
         if end == End::Success {
             self.told(false);
         }
-        if let Some(mut settle) = self.settle.take() {
-            settle.end = end;
-        }
+        self.owner.finish(end);
     }
 }
 
@@ -212,6 +225,16 @@ impl Drop for Relay {
         self.count(None);
         self.active.decrement(1.0);
     }
+}
+
+/// The event that an upstream sends because it was asked for the usage.
+pub fn is_usage_alone(dialect: Dialect, peek: &ChunkPeek) -> bool {
+    matches!(dialect, Dialect::Chat | Dialect::Completions)
+        && peek.usage.is_some()
+        && !peek.content
+        && !peek.terminal
+        && peek.begun == 0
+        && peek.error.is_none()
 }
 
 /// What ends a stream whose upstream forgot to.

@@ -30,6 +30,8 @@ pub struct Call {
     pub alternatives: bool,
     /// No client waits for it.
     pub made_up: bool,
+    /// A kept answer past its time stands in before any fallback does.
+    pub has_stale: bool,
 }
 
 /// Finds the route.
@@ -53,7 +55,7 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
         None => 0,
     };
     let route = gateway.routes.get(index).ok_or(GatewayError::Internal)?;
-    let start = accepted.settle.as_ref().map_or_else(Instant::now, |s| s.start);
+    let start = accepted.settle.as_ref().map_or_else(Instant::now, |s| s.trail.start);
     let allowed = if parsed.stream { route.stream_total } else { route.total };
     let deadline_is_clients = parsed.timeout.is_some_and(|t| t < allowed);
     let deadline = start + parsed.timeout.map_or(allowed, |t| t.min(allowed));
@@ -66,5 +68,6 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
         deadline_is_clients,
         alternatives,
         made_up: false,
+        has_stale: false,
     }))
 }

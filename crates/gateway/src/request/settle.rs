@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Method};
-use tidegate_router::outcome::Class;
-use tidegate_wire::answer::Usage;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
+use crate::bill::Bill;
+use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::log::Format;
-use crate::upstream::Path;
+use crate::request::limit::Standing;
+use crate::request::trail::Trail;
 
 /// Longest client-made text in a log line.
 const SHOWN_MAX: usize = 200;
@@ -41,14 +41,30 @@ pub enum End {
     Interrupted(&'static str),
 }
 
+impl End {
+    /// Of a request that is refused.
+    pub const fn of(error: &GatewayError) -> Self {
+        Self::Refused { status: error.request_status(), code: error.kind_and_code().1 }
+    }
+
+    /// Of an answer that is whole.
+    pub fn of_status(status: http::StatusCode) -> Self {
+        if status.is_client_error() {
+            Self::ClientError
+        } else if status.is_server_error() {
+            Self::Refused { status: "upstream_error", code: "upstream_5xx" }
+        } else {
+            Self::Success
+        }
+    }
+}
+
 /// The guard.
 #[derive(Debug)]
 pub struct Settle {
     gateway: Arc<Gateway>,
-    /// When the request's head was read.
-    pub start: Instant,
-    /// As the answer carries it.
-    pub request_id: HeaderValue,
+    /// What it met.
+    pub trail: Trail,
     remote: IpAddr,
     method: Method,
     url: String,
@@ -58,26 +74,14 @@ pub struct Settle {
     pub route: Option<usize>,
     /// As the client named it.
     pub model: Option<String>,
-    /// The path that answered.
-    pub path: Option<Arc<Path>>,
-    /// Attempts begun.
-    pub attempts: u32,
-    /// Attempts that failed, in order.
-    pub failures: Vec<(Arc<Path>, Class)>,
-    /// A fallback answered.
-    pub fell_back: bool,
     /// Events were asked for.
     pub streamed: bool,
-    /// From start to the first content.
-    pub first_content: Option<Duration>,
-    /// Spent waiting for upstreams.
-    pub upstream_wait: Duration,
-    /// As the upstream counted.
-    pub usage: Option<Usage>,
     /// HTTP status of the answer; 0 while there is none.
     pub status: u16,
-    /// How it ended.
-    pub end: End,
+    /// How its limits stand.
+    pub standing: Standing,
+    /// What it costs, unless a run pays for it.
+    pub bill: Option<Bill>,
     place: Option<OwnedSemaphorePermit>,
     room: Option<OwnedSemaphorePermit>,
 }
@@ -88,27 +92,25 @@ impl Settle {
         gateway.metrics.in_flight.increment(1.0);
         Self {
             gateway,
-            start: Instant::now(),
-            request_id,
+            trail: Trail::begin(request_id),
             remote,
             method: head.method.clone(),
             url: head.uri.path().chars().take(SHOWN_MAX).collect(),
             client: None,
             route: None,
             model: None,
-            path: None,
-            attempts: 0,
-            failures: Vec::new(),
-            fell_back: false,
             streamed: false,
-            first_content: None,
-            upstream_wait: Duration::ZERO,
-            usage: None,
             status: 0,
-            end: End::Running,
+            standing: Standing::default(),
+            bill: None,
             place: None,
             room: None,
         }
+    }
+
+    /// The client's address.
+    pub const fn remote(&self) -> IpAddr {
+        self.remote
     }
 
     /// Keeps the node's place until the request has ended.
@@ -122,7 +124,7 @@ impl Settle {
     }
 
     fn labels(&self) -> (&'static str, &'static str) {
-        match self.end {
+        match self.trail.end {
             End::Success => ("success", ""),
             End::ClientError => ("client_error", ""),
             End::Running => ("client_error", "client_closed_request"),
@@ -137,14 +139,14 @@ impl Settle {
         let name = |list: Option<&str>| list.unwrap_or_default().to_owned();
         let mut line = Line::begin(format);
         line.text("node", &config.node.name);
-        line.text("request_id", self.request_id.to_str().unwrap_or_default());
+        line.text("request_id", self.trail.id());
         line.text("remote", &self.remote.to_string());
         line.text("method", self.method.as_str());
         line.text("url", &self.url);
         // 499 is nginx's word for a client that left.
         line.number(
             "status",
-            if self.end == End::Running && self.status == 0 { 499 } else { u64::from(self.status) },
+            if self.trail.end == End::Running && self.status == 0 { 499 } else { u64::from(self.status) },
         );
         line.text("outcome", outcome);
         if !code.is_empty() {
@@ -159,26 +161,27 @@ impl Settle {
             "model",
             &self.model.as_deref().unwrap_or_default().chars().take(SHOWN_MAX).collect::<String>(),
         );
-        line.text("path", self.path.as_ref().map_or("", |p| p.name.as_str()));
-        line.number("attempts", u64::from(self.attempts));
-        if !self.failures.is_empty() {
+        line.text("path", self.trail.path.as_ref().map_or("", |p| p.name.as_str()));
+        line.number("attempts", u64::from(self.trail.attempts));
+        if !self.trail.failures.is_empty() {
             let failures: Vec<String> = self
+                .trail
                 .failures
                 .iter()
                 .map(|(path, class)| format!("{} {}", path.name, class.error_type()))
                 .collect();
             line.text("failed", &failures.join(", "));
         }
-        if self.fell_back {
+        if self.trail.fell_back {
             line.flag("fallback", true);
         }
         line.flag("stream", self.streamed);
         line.millis("duration_ms", took);
-        if let Some(first) = self.first_content {
+        if let Some(first) = self.trail.first_content {
             line.millis("first_content_ms", first);
         }
-        line.millis("upstream_ms", self.upstream_wait);
-        if let Some(usage) = self.usage {
+        line.millis("upstream_ms", self.trail.upstream_wait);
+        if let Some(usage) = self.trail.usage {
             line.number("prompt_tokens", usage.prompt);
             line.number("completion_tokens", usage.completion);
             line.number("cached_tokens", usage.cached);
@@ -189,15 +192,18 @@ impl Settle {
 
 impl Drop for Settle {
     fn drop(&mut self) {
-        let took = self.start.elapsed();
+        let took = self.trail.start.elapsed();
         let metrics = &self.gateway.metrics;
         metrics.in_flight.decrement(1.0);
         let (status, _) = self.labels();
         // Only a model that a route took becomes a label.
         let model = self.route.and(self.model.as_deref());
-        metrics.series(self.route, self.client, model).ended(status, self.streamed, took, self.usage);
+        metrics.series(self.route, self.client, model).ended(status, self.streamed, took);
+        if let Some(bill) = self.bill.take() {
+            bill.pay(&self.gateway, &self.trail);
+        }
         // A stream's relaying is all waiting: what counts is the time before its first content.
-        let own = self.first_content.unwrap_or(took).saturating_sub(self.upstream_wait);
+        let own = self.trail.first_content.unwrap_or(took).saturating_sub(self.trail.upstream_wait);
         metrics.overhead.record(own.as_secs_f64());
         if let Some(format) = crate::log::requests() {
             crate::log::write(self.line(format, took));

@@ -3,17 +3,23 @@
 //! Owns each key's rests. A rest only ever grows longer: a short hint that comes late must not undo a long
 //! one. Requests are spread over the keys that may be used; when the upstream has refused them all, the one
 //! refused longest ago is tried, because a refusal may be the upstream's own slip and nothing else can answer.
-//! An upstream without keys has one that adds nothing to a request and rests like any other.
+//! An upstream without keys has one that adds nothing to a request and rests like any other. What is rested here is
+//! decided here; other nodes are told, and their word only makes a rest longer (`share`).
+
+mod share;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tidegate_router::outcome::Class;
 use tokio::time::Instant;
+
+use share::Part;
+pub use share::Rest;
 
 const REFUSED: Duration = Duration::from_secs(300);
 const QUOTA_FIRST: Duration = Duration::from_secs(600);
@@ -32,6 +38,8 @@ pub struct KeyRing {
     turn: AtomicUsize,
     /// Some key has been put to rest since all were last found awake; else none of their locks is taken.
     restless: AtomicBool,
+    /// `None`: nobody else is told.
+    shared: OnceLock<share::Shared>,
 }
 
 #[derive(Debug)]
@@ -45,6 +53,8 @@ struct Key {
 #[derive(Debug, Default)]
 struct Rests {
     refused_until: Option<Instant>,
+    /// A refusal until then was proven wrong here.
+    forgiven_until: Option<Instant>,
     whole_until: Option<Instant>,
     model_until: HashMap<String, Option<Instant>>,
     quota_in_a_row: u32,
@@ -73,7 +83,12 @@ impl KeyRing {
         if keys.is_empty() {
             keys.push(Key { header: None, rests: Mutex::default() });
         }
-        Ok(Self { keys, turn: AtomicUsize::new(0), restless: AtomicBool::new(false) })
+        Ok(Self {
+            keys,
+            turn: AtomicUsize::new(0),
+            restless: AtomicBool::new(false),
+            shared: OnceLock::new(),
+        })
     }
 
     /// Which key may be used for `model` now; not one of `refused`, which the upstream refused for this very
@@ -139,7 +154,9 @@ impl KeyRing {
         }
         let Some(key) = self.keys.get(index) else { return };
         let mut rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.refused_until = None;
+        if let Some(until) = rests.refused_until.take() {
+            rests.forgiven_until = Some(until);
+        }
         rests.quota_in_a_row = 0;
         rests.limited_in_a_row = 0;
     }
@@ -161,28 +178,29 @@ impl KeyRing {
         let mut rests = self.keys.get(index)?.rests.lock().unwrap_or_else(PoisonError::into_inner);
         self.restless.store(true, Ordering::Release);
         let rests = &mut *rests;
-        let (until, wait) = match class {
-            Class::Auth => (&mut rests.refused_until, REFUSED),
+        let (until, wait, part) = match class {
+            Class::Auth => (&mut rests.refused_until, REFUSED, Part::Refused),
             Class::Quota => {
                 let wait = doubled(QUOTA_FIRST, rests.quota_in_a_row, QUOTA_LONGEST);
                 rests.quota_in_a_row += 1;
-                (&mut rests.whole_until, wait)
+                (&mut rests.whole_until, wait, Part::Whole)
             }
             Class::RateLimited => {
                 let wait = hint.unwrap_or_else(|| doubled(RATE_FIRST, rests.limited_in_a_row, RATE_LONGEST));
                 rests.limited_in_a_row += 1;
                 rests.model_until.retain(|_, until| until.is_some_and(|until| until > now));
                 if rests.model_until.len() >= MODELS_MAX && !rests.model_until.contains_key(model) {
-                    (&mut rests.whole_until, wait)
+                    (&mut rests.whole_until, wait, Part::Whole)
                 } else {
-                    (rests.model_until.entry(model.to_owned()).or_default(), wait)
+                    (rests.model_until.entry(model.to_owned()).or_default(), wait, Part::Model(model))
                 }
             }
             _ => return None,
         };
         let wait = wait.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 10.0);
         let begins = until.is_none_or(|held| held <= now);
-        *until = Some(until.map_or(now + wait, |held| held.max(now + wait)));
+        let before = until.replace(until.map_or(now + wait, |held| held.max(now + wait)));
+        self.tell(index, part, before, now + wait);
         begins.then_some(wait)
     }
 
@@ -258,78 +276,4 @@ fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ring(n: usize) -> KeyRing {
-        let keys: Vec<SecretString> = (0..n).map(|i| format!("key-{i}").into()).collect();
-        KeyRing::new(&keys).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_rest_is_only_ever_extended() {
-        let ring = ring(1);
-        let now = Instant::now();
-        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(60)), 0.0, now);
-        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(1)), 0.0, now);
-        assert_eq!(ring.offer("m", &[], now), Offer::Resting(Duration::from_secs(60)));
-        assert_eq!(ring.offer("other", &[], now), Offer::Key(0), "a rate limit is per model");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_key_is_left_alone_while_another_works() {
-        let ring = ring(2);
-        let now = Instant::now();
-        ring.rest(0, "m", Class::Auth, None, 0.0, now);
-        for _ in 0..4 {
-            assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
-        }
-        ring.rest(1, "m", Class::Auth, None, 0.0, now + Duration::from_secs(1));
-        assert_eq!(ring.offer("m", &[], now), Offer::Key(0), "the one refused longest ago");
-        assert_eq!(ring.ready_in("m", &[], now), Some(LAST_RESORT), "any other path comes first");
-        assert_eq!(ring.ready_in("m", &[0, 1], now), None);
-        ring.rest(0, "m", Class::Quota, None, 0.0, now);
-        assert_eq!(ring.offer("m", &[], now), Offer::Key(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn rests_without_a_hint_double_up_to_their_cap() {
-        let ring = ring(1);
-        let mut now = Instant::now();
-        let waits: Vec<u64> = (0..6)
-            .map(|_| {
-                let Offer::Key(0) = ring.offer("m", &[], now) else { panic!("rests") };
-                let wait = ring.rest(0, "m", Class::RateLimited, None, 0.0, now).unwrap();
-                assert_eq!(ring.rest(0, "m", Class::RateLimited, Some(wait), 0.0, now), None, "told once");
-                now += wait;
-                wait.as_secs()
-            })
-            .collect();
-        assert_eq!(waits, [5, 20, 60, 60, 60, 60]);
-        ring.worked(0);
-        assert_eq!(ring.rest(0, "m", Class::RateLimited, None, 0.0, now), Some(Duration::from_secs(5)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_upstream_without_keys_rests_as_a_whole() {
-        let ring = ring(0);
-        let now = Instant::now();
-        assert_eq!((ring.offer("m", &[], now), ring.header(0)), (Offer::Key(0), None));
-        ring.rest(0, "m", Class::RateLimited, Some(Duration::from_secs(7)), 0.0, now);
-        assert_eq!(ring.offer("m", &[], now), Offer::Resting(Duration::from_secs(7)));
-        assert_eq!(ring.count(now), (0, 0));
-    }
-
-    #[test]
-    fn our_keys_are_cut_out_of_what_leaves() {
-        let text = b"Incorrect API key provided: key-1. key-1!";
-        assert_eq!(ring(2).redacted(text).unwrap(), b"Incorrect API key provided: [redacted]. [redacted]!");
-        assert_eq!(ring(1).redacted(text), None);
-        let odd = KeyRing::new(&["redacted".into()]).unwrap();
-        assert_eq!(
-            odd.redacted(b"not redacted").unwrap(),
-            b"not [redacted]",
-            "a key within its own replacement"
-        );
-    }
-}
+mod tests;

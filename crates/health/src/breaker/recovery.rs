@@ -107,6 +107,11 @@ impl Breaker {
 
     /// Leave to send a copy of a live request now, or a made-up one; `None`: not now.
     pub fn claim(&mut self, made_up: bool, now: Instant) -> Option<Claim> {
+        self.claim_among(made_up, 1, now)
+    }
+
+    /// The same where `nodes` try it, each for itself: copies are so many times rarer.
+    pub fn claim_among(&mut self, made_up: bool, nodes: u32, now: Instant) -> Option<Claim> {
         let permit = Permit { generation: self.generation };
         if self.forced {
             return None;
@@ -125,7 +130,7 @@ impl Breaker {
                 recovery.in_flight += 1;
                 recovery.mirrored += u32::from(!made_up);
                 if !made_up {
-                    recovery.next_at = now + self.rules.recovery.shadow_every;
+                    recovery.next_at = now + self.rules.recovery.shadow_every * nodes.max(1);
                 }
                 Some(Claim { permit, ramping: false, made_up })
             }

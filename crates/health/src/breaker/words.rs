@@ -30,6 +30,12 @@ impl State {
         }
     }
 
+    /// The state a word stands for.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.word() == word)
+    }
+
     /// All of them, best first.
     pub const ALL: [Self; 5] = [Self::Closed, Self::Ramping, Self::Shadowing, Self::Open, Self::Disabled];
 }
@@ -75,6 +81,8 @@ pub enum Reason {
     Untriable,
     /// The ramp was walked to its end.
     Ramped,
+    /// Other nodes: enough of them have it open, or one of them has proven it.
+    Fleet,
     /// An operator.
     Operator,
 }
@@ -103,6 +111,7 @@ impl Reason {
             Self::Proven => "proven",
             Self::Untriable => "probes_alone",
             Self::Ramped => "ramped",
+            Self::Fleet => "fleet",
             Self::Operator => "operator",
         }
     }

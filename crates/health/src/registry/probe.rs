@@ -69,6 +69,7 @@ impl Registry {
                 let change = health.gate.with(now, |breaker| breaker.probe(true, now));
                 self.note(Subject::Path(path), change);
                 health.answers_probes.store(true, Relaxed);
+                health.reached.set(now);
                 self.probed_services(health.upstream, true, now);
             }
             Err(why) => {

@@ -115,7 +115,8 @@ impl Registry {
         let upstream = self.paths.get(path)?.upstream;
         let claim = |subject| {
             let gate = self.gate(subject)?;
-            let claim = gate.with(now, |breaker| breaker.claim(made_up, now))?;
+            let nodes = self.triers(subject, now)?;
+            let claim = gate.with(now, |breaker| breaker.claim_among(made_up, nodes, now))?;
             Some((subject, claim))
         };
         let claims = [claim(Subject::Path(path)), claim(Subject::Service(upstream, model))];
@@ -126,6 +127,7 @@ impl Registry {
     /// models of ours at all times. What concerns a path is asked with the model used last.
     pub fn made_up(self: &Arc<Self>, now: Instant) -> Vec<MadeUp> {
         let mut due = Vec::new();
+        let nodes = self.nodes_alone();
         for (path, health) in self.paths.iter().enumerate() {
             let Some(upstream) = self.upstreams.get(health.upstream) else { continue };
             let way = health.gate.view().state;
@@ -142,7 +144,10 @@ impl Registry {
                 let rules = &upstream.rules.synthetic;
                 let interval = rules.interval * rarer(quiet);
                 let rested = |than: Duration| cell.made_up.since(now).is_none_or(|since| since >= than);
-                if recovers(service.gate.view().state) || (recovers(way) && is_latest) {
+                let state = service.gate.view().state;
+                if recovers(state) || (recovers(way) && is_latest) {
+                    let shadows = state == State::Shadowing || (way == State::Shadowing && is_latest);
+                    let interval = if shadows { interval * nodes } else { interval };
                     // A model of ours is never sent copies, so made-up requests do not wait for them.
                     let lacking = upstream.local
                         || quiet.min(self.recovering_for(path, service, now)) >= rules.after_idle;
@@ -229,7 +234,7 @@ impl Registry {
         }
     }
 
-    fn gate(&self, subject: Subject) -> Option<&crate::gate::Gate> {
+    pub(super) fn gate(&self, subject: Subject) -> Option<&crate::gate::Gate> {
         match subject {
             Subject::Path(path) => self.paths.get(path).map(|health| &health.gate),
             Subject::Service(upstream, model) => {

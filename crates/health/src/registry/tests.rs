@@ -6,6 +6,7 @@ use crate::evidence::Detail;
 
 mod choice;
 mod copies;
+mod fleet;
 mod outcomes;
 mod sequences;
 mod waiting;

@@ -47,6 +47,7 @@ impl Registry {
     /// One step, at `now`.
     pub fn tick(&self, now: Instant) {
         self.look_around();
+        self.follow_fleet(now);
         let mut recovering = 0;
         for (path, health) in self.paths.iter().enumerate() {
             let subject = Subject::Path(path);
@@ -164,7 +165,7 @@ impl Registry {
         let paths: Vec<Experience> = self.paths.iter().map(experience).collect();
         let within =
             self.upstreams.iter().map(|u| u.rules.breaker.window).min().unwrap_or_default() / CORRELATED;
-        self.cut_off.store(evidence::is_cut_off(&paths, within), Relaxed);
+        self.cut_off.store(evidence::is_cut_off(&paths, within) && !self.some_answers(within, now), Relaxed);
         for culprit in evidence::correlate(&paths, within) {
             match culprit {
                 Culprit::Egress(egress) => {
@@ -185,6 +186,19 @@ impl Registry {
                 }
             }
         }
+    }
+
+    /// Some path without traffic answers its probes. Those that were not asked `within` this time are asked at once.
+    fn some_answers(&self, within: Duration, now: Instant) -> bool {
+        let mut some = false;
+        for health in self.paths.iter().filter(|health| health.probed) {
+            let (reached, bad) = (health.reached.since(now), health.bad.since(now));
+            if reached.is_none_or(|reached| reached > within) && bad.is_none_or(|bad| bad > within) {
+                health.suspect.notify_one();
+            }
+            some |= reached.is_some_and(|reached| bad.is_none_or(|bad| reached < bad));
+        }
+        some
     }
 
     pub(super) fn open_all(

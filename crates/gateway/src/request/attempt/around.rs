@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::Failed;
 use super::leg::{Leg, Turn};
 use crate::gateway::{Gateway, Route};
-use crate::request::accept::Accepted;
 use crate::request::route::Call;
+use crate::request::trail::Trail;
 use crate::upstream::Path;
 
 /// What one request knows of the paths around it.
@@ -80,12 +80,12 @@ impl<'a> Around<'a> {
     }
 
     /// A hedge's other attempt failed.
-    pub fn failed_beside(&mut self, accepted: &mut Accepted, (over, key, failed): (usize, usize, Failed)) {
+    pub fn failed_beside(&mut self, trail: &mut Trail, (over, key, failed): (usize, usize, Failed)) {
         let Some(path) = self.gateway.paths.get(over) else { return };
         let class = failed.failure.class;
         tracing::debug!(path = %path.name, class = class.error_type(), cause = %failed.detail, "attempt failed");
         path.metrics.attempt(Some(class));
-        accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
+        trail.failures.push((Arc::clone(path), class));
         if let Some(candidate) = self.leg.candidates.iter().find(|c| c.path == over) {
             self.learn(*candidate, key, path, &failed.failure);
         }

@@ -14,9 +14,9 @@ use super::{Answered, Body, Failed, Story, answer_begins, more_telling, once};
 use crate::error::GatewayError;
 use crate::gateway::{Gateway, Route};
 use crate::health::shadow::form_of;
-use crate::request::accept::Accepted;
 use crate::request::read::Target;
 use crate::request::route::Call;
+use crate::request::trail::Trail;
 use crate::upstream::Path;
 use crate::upstream::keys::Offer;
 
@@ -64,7 +64,7 @@ impl Leg<'_> {
     /// The first answer, or why there is none. An error ends the request at once.
     pub async fn run(
         &self,
-        accepted: &mut Accepted,
+        trail: &mut Trail,
         gateway: &Arc<Gateway>,
         route: &Route,
         call: &Call,
@@ -107,20 +107,20 @@ impl Leg<'_> {
                     continue;
                 }
             };
-            accepted.note(|settle| settle.attempts += 1);
+            trail.attempts += 1;
             let unproven = gateway.health.is_ramping(path.index, self.model);
             let mut side = Side::default();
             let (over, key, result) = match self.hedge_after(&around, path, story) {
                 None => self.once(&around, path, key, started).await,
                 Some(after) => self.hedged(&around, &mut plan, candidate, key, after, &mut side).await,
             };
-            accepted.note(|settle| settle.upstream_wait += started.elapsed());
+            trail.upstream_wait += started.elapsed();
             if let Some(lost) = side.lost {
-                around.failed_beside(accepted, lost);
+                around.failed_beside(trail, lost);
             }
             if side.begun {
                 story.hedged = true;
-                accepted.note(|settle| settle.attempts += 1);
+                trail.attempts += 1;
             }
             let path = gateway.paths.get(over).ok_or(GatewayError::Internal)?;
             let candidate = match self.candidates.iter().find(|c| c.path == over) {
@@ -143,7 +143,7 @@ impl Leg<'_> {
                     if repeat && self.turn.is_route() {
                         crate::metrics::retry(&route.config.name, true);
                     }
-                    answer_begins(accepted, call, path, &answered);
+                    answer_begins(trail, call, path, &answered);
                     return Ok(Ok(answered));
                 }
                 Err(failed) => failed,
@@ -157,7 +157,7 @@ impl Leg<'_> {
             if repeat && self.turn.is_route() {
                 crate::metrics::retry(&route.config.name, false);
             }
-            accepted.note(|settle| settle.failures.push((Arc::clone(path), class)));
+            trail.failures.push((Arc::clone(path), class));
             around.learn(candidate, key, path, &failed.failure);
             story.broken |= class.blames_upstream() || matches!(class, Class::Busy | Class::Auth);
             story.limited |= matches!(class, Class::RateLimited | Class::Quota);

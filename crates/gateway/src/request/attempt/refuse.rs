@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::{Answered, Body, OwnWords, Story};
 use crate::error::{GatewayError, whole_seconds};
 use crate::gateway::{Gateway, Route};
-use crate::request::accept::Accepted;
+use crate::request::trail::Trail;
 
 /// What is said when nothing answered: an upstream's own words where they are the client's business, else the
 /// cause; where all paths were `shut` from the beginning, that.
 pub fn give_up(
-    accepted: &mut Accepted,
+    trail: &mut Trail,
     gateway: &Gateway,
     route: &Route,
     model: usize,
@@ -36,7 +36,7 @@ pub fn give_up(
         });
     };
     tracing::warn!(
-        request_id = accepted.settle.as_ref().and_then(|s| s.request_id.to_str().ok()).unwrap_or_default(),
+        request_id = trail.id(),
         route = %route.config.name,
         path = gateway.paths.get(candidate.path).map(|p| p.name.as_str()).unwrap_or_default(),
         stop = stop.word(),
@@ -44,7 +44,7 @@ pub fn give_up(
         "no upstream answered"
     );
     // What we refuse to repeat for its load an SDK should not repeat for us.
-    accepted.no_retry |= stop == Stop::BudgetSpent;
+    trail.no_retry |= stop == Stop::BudgetSpent;
     let class = failed.failure.class;
     if shut && class.blames_upstream() {
         return Err(unhealthy());
@@ -71,12 +71,10 @@ pub fn give_up(
         crate::request::settle::End::ClientError
     } else {
         let error = GatewayError::Upstream(class);
-        crate::request::settle::End::Refused { status: error.request_status(), code: error.kind_and_code().1 }
+        crate::request::settle::End::of(&error)
     };
-    accepted.note(|settle| {
-        settle.path = path;
-        settle.end = end;
-    });
+    trail.path = path;
+    trail.end = end;
     let whole = Body::Whole(body, None);
     Ok(Answered {
         status,

@@ -15,9 +15,9 @@ use super::leg::{Leg, Turn};
 use super::{Answered, Body, Story};
 use crate::error::GatewayError;
 use crate::gateway::{Fallback, Gateway, Route};
-use crate::request::accept::Accepted;
 use crate::request::read::Target;
 use crate::request::route::Call;
+use crate::request::trail::Trail;
 
 /// Why the route's own paths did not answer.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +67,7 @@ pub fn wants_larger(route: &Route, answered: &Answered) -> bool {
 
 /// The first fallback's answer; `None` where none can.
 pub async fn answer(
-    accepted: &mut Accepted,
+    trail: &mut Trail,
     gateway: &Arc<Gateway>,
     route: &Route,
     call: &Call,
@@ -80,7 +80,7 @@ pub async fn answer(
         let model = gateway.health.model(fitted.parsed.model.as_deref());
         let leg =
             Leg { candidates: &fallback.candidates, rules: fallback.rules, model, turn: Turn::Fallback };
-        if let Ok(answered) = leg.run(accepted, gateway, route, &fitted, story).await? {
+        if let Ok(answered) = leg.run(trail, gateway, route, &fitted, story).await? {
             if !answered.status.is_success() {
                 // A client that did not ask for this model is not bothered with its complaints.
                 tracing::warn!(
@@ -92,7 +92,8 @@ pub async fn answer(
                 continue;
             }
             route.fell_back.set(Instant::now().into_std());
-            accepted.note(|settle| settle.fell_back = true);
+            trail.fell_back = true;
+            trail.stand_in = fitted.parsed.model.filter(|_| fallback.config.model.is_some());
             return Ok(Some(answered));
         }
     }

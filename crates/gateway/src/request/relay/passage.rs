@@ -4,9 +4,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::Owner;
 use super::watch::Watch;
 use crate::answer::{Broken, Held};
-use crate::request::settle::{End, Settle};
+use crate::request::settle::End;
 use crate::upstream::InFlight;
 use crate::upstream::exchange::AnswerBody;
 
@@ -18,15 +19,15 @@ pub struct Passage {
     held: Held,
     body: Option<AnswerBody>,
     watch: Watch,
-    /// Settled when the body ends or is dropped.
-    pub settle: Option<Box<Settle>>,
+    /// Hears how it went.
+    pub owner: Owner,
     _place: InFlight,
 }
 
 impl Passage {
     /// `held` came first; `left` counts it too.
     pub fn new(held: Held, body: AnswerBody, left: Option<u64>, watch: Watch, place: InFlight) -> Self {
-        Self { left, held, body: Some(body), watch, settle: None, _place: place }
+        Self { left, held, body: Some(body), watch, owner: Owner::None, _place: place }
     }
 
     /// Bytes to come, where the upstream said how many.
@@ -57,9 +58,7 @@ impl Passage {
             }
         };
         self.body = None;
-        if let Some(mut settle) = self.settle.take() {
-            settle.end = end;
-        }
+        self.owner.finish(end);
         Poll::Ready(if end == End::Success { None } else { Some(Err(Broken)) })
     }
 }

@@ -273,3 +273,20 @@ fn status_shows_the_worst_of_a_path_and_its_models() {
     assert_eq!(status(&node, A_DIRECT).state, State::Closed, "an operator closes the path and its models");
     assert!(node.registry.path_status(9, node.now).is_none());
 }
+
+#[test]
+fn a_node_without_traffic_whose_other_paths_answer_probes_is_not_cut_off() {
+    let mut setup = setup();
+    setup.paths.iter_mut().for_each(|path| path.probed = true);
+    let mut node = Node::of(setup).warm();
+    node.registry.probed(B_DIRECT, Ok(MS), node.now);
+    node.wait(SECOND * 15);
+    for _ in 0..3 {
+        node.registry.probed(A_DIRECT, Err("refused".into()), node.now);
+        node.wait(SECOND);
+    }
+    assert!(!node.registry.is_cut_off());
+    node.registry.probed(B_DIRECT, Err("timeout".into()), node.now);
+    node.wait(SECOND);
+    assert!(node.registry.is_cut_off());
+}

@@ -107,6 +107,33 @@ pub fn stream(texts: &[&str]) -> Bytes {
     wire.into()
 }
 
+/// The chunk that tells usage to those who asked for it.
+pub fn usage() -> String {
+    event(
+        &json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}})
+        .to_string(),
+    )
+}
+
+/// What answers this chat request with `text`: plain or streamed, with `usage` if the stream was asked for it.
+pub fn to(asked: &Value, text: &str) -> Bytes {
+    if asked["stream"] != true {
+        return json(200, &chat(text));
+    }
+    let mut wire = stream_head().to_vec();
+    let mut events = vec![role(), delta(text), finish()];
+    if asked["stream_options"]["include_usage"] == true {
+        events.push(usage());
+    }
+    events.push(DONE.to_owned());
+    for event in events {
+        wire.extend(piece(event));
+    }
+    wire.extend(last_piece());
+    wire.into()
+}
+
 /// The text that streamed chat chunks add up to.
 pub fn text_of(events: &str) -> String {
     events

@@ -82,7 +82,9 @@ impl Call {
 
     /// The same where a failure is expected; the error is its text.
     pub async fn try_send(self) -> Result<Reply, String> {
-        soon("the answer's head", self.exchange()).await.map_err(|e| format!("{e:?}"))
+        // Boxed: it is 30 KiB, and what awaits it moves it about on the stack of a test.
+        let exchange = Box::pin(self.exchange());
+        soon("the answer's head", exchange).await.map_err(|e| format!("{e:?}"))
     }
 
     async fn exchange(self) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {

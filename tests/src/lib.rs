@@ -6,7 +6,8 @@
 //! `parts` finds and runs the real counterparts that `scripts/install` brings. For outages: `simulated` is an
 //! upstream that changes its behaviour while it runs, `fault_proxy` and `tunnel` stand for the network between,
 //! `load` for many clients, and `status` follows what the node says of its paths; `apart` gives a test a network of
-//! its own, in which packets are lost and names resolve as it says.
+//! its own, in which packets are lost and names resolve as it says. For clusters: `redis` runs stores, `nodes` several
+//! nodes over one of them.
 //!
 //! Nothing here waits for time to pass, latencies aside: every wait is for an event, with a deadline that fails
 //! the test.
@@ -19,9 +20,11 @@ pub mod fault_proxy;
 pub mod h2;
 pub mod load;
 pub mod node;
+pub mod nodes;
 pub mod parts;
 pub mod port;
 pub mod process;
+pub mod redis;
 pub mod simulated;
 pub mod status;
 pub mod tunnel;

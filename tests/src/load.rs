@@ -3,7 +3,6 @@
 //! The schedule does not wait for answers, so a slow node gets as much as a quick one. Owns the task that sends;
 //! dropping it stops the load and forgets what was under way.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +17,10 @@ use crate::answer::{self, DONE};
 use crate::client::Call;
 use crate::node::Node;
 use crate::soon;
+
+mod report;
+
+pub use report::Report;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -63,6 +66,7 @@ impl Ask {
         let at = Instant::now();
         let mut answered = Answered {
             user,
+            to: self.to,
             at,
             streamed: self.streamed,
             status: 0,
@@ -107,6 +111,8 @@ impl Ask {
 pub struct Answered {
     /// The number in its marker, `user-7`.
     pub user: u64,
+    /// The node that was asked.
+    pub to: SocketAddr,
     /// When it was sent.
     pub at: Instant,
     /// It asked for a stream.
@@ -135,6 +141,11 @@ impl Answered {
     /// A client is content with it.
     pub const fn ok(&self) -> bool {
         self.status == 200 && self.whole
+    }
+
+    /// A limit of the node's refused it, and said when to come back.
+    pub fn limited(&self) -> bool {
+        self.status == 429 && self.retry_after.is_some_and(|seconds| seconds >= 1)
     }
 
     /// What the model said.
@@ -171,7 +182,18 @@ impl Load {
 
     /// The same with further headers on each.
     pub fn start_with(node: &Node, rate: f64, streamed: f64, headers: &[(&str, &str)]) -> Self {
-        let mut plain = Ask::plain(node);
+        Self::over([node], rate, streamed, headers)
+    }
+
+    /// The same over several nodes, each request to one of them at random.
+    pub fn over<'a>(
+        nodes: impl IntoIterator<Item = &'a Node>,
+        rate: f64,
+        streamed: f64,
+        headers: &[(&str, &str)],
+    ) -> Self {
+        let nodes: Vec<_> = nodes.into_iter().map(|node| node.address).collect();
+        let mut plain = Ask { to: nodes[0], streamed: false, headers: Vec::new() };
         for (name, value) in headers {
             plain = plain.header(name, value);
         }
@@ -195,7 +217,8 @@ impl Load {
                 if is_streamed {
                     due -= 1.0;
                 }
-                let ask = Ask { streamed: is_streamed, ..plain.clone() };
+                let to = nodes[fastrand::usize(..nodes.len())];
+                let ask = Ask { to, streamed: is_streamed, ..plain.clone() };
                 let (all, counter) = (Arc::clone(&all), counter.clone());
                 requests.spawn(async move {
                     let answered = ask.send().await;
@@ -236,86 +259,5 @@ impl Load {
         let mut answered = std::mem::take(&mut *self.answered.lock().unwrap());
         answered.sort_by_key(|a| a.at);
         Report { answered }
-    }
-}
-
-/// What became of all requests, in the order in which they were sent.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// Each of them.
-    pub answered: Vec<Answered>,
-}
-
-impl Report {
-    /// Those sent at or after `from`.
-    pub fn since(&self, from: Instant) -> Self {
-        Self { answered: self.answered.iter().filter(|a| a.at >= from).cloned().collect() }
-    }
-
-    /// Those sent before `to`.
-    pub fn before(&self, to: Instant) -> Self {
-        Self { answered: self.answered.iter().filter(|a| a.at < to).cloned().collect() }
-    }
-
-    /// How many.
-    pub const fn len(&self) -> usize {
-        self.answered.len()
-    }
-
-    /// None at all.
-    pub const fn is_empty(&self) -> bool {
-        self.answered.is_empty()
-    }
-
-    /// What clients were not content with, each with its reason.
-    pub fn failed(&self) -> Vec<String> {
-        let word = |a: &Answered| {
-            let kind = if a.streamed { "streamed" } else { "plain" };
-            let by = (&a.path, a.attempts);
-            format!("user-{} ({kind}): {} by {by:?} after {:?}: {}", a.user, a.status, a.took, a.text)
-        };
-        self.answered.iter().filter(|a| !a.ok()).map(word).collect()
-    }
-
-    /// Fails unless every client is content; and there must have been clients.
-    pub fn assert_all_ok(&self) {
-        assert!(!self.is_empty(), "no request was sent");
-        let failed = self.failed();
-        assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), self.len(), failed.join("\n"));
-    }
-
-    /// The share, 0 to 1, that this path answered.
-    pub fn share_of(&self, path: &str) -> f64 {
-        let count = self.answered.iter().filter(|a| a.path == path).count();
-        count as f64 / self.len().max(1) as f64
-    }
-
-    /// How many a fallback answered.
-    pub fn fallbacks(&self) -> usize {
-        self.answered.iter().filter(|a| a.fallback).count()
-    }
-
-    /// The longest that any took.
-    pub fn longest(&self) -> Duration {
-        self.answered.iter().map(|a| a.took).max().unwrap_or_default()
-    }
-
-    /// The time that half of those took for which `wanted` holds; zero when there is none.
-    pub fn median(&self, wanted: impl Fn(&Answered) -> bool) -> Duration {
-        let mut times: Vec<_> = self.answered.iter().filter(|a| wanted(a)).map(|a| a.took).collect();
-        times.sort();
-        times.get(times.len() / 2).copied().unwrap_or_default()
-    }
-
-    /// For each second since the first: how many each path answered; for the message of a failed test.
-    pub fn by_second(&self) -> String {
-        let mut seconds: BTreeMap<u64, BTreeMap<&str, usize>> = BTreeMap::new();
-        let Some(first) = self.answered.first() else { return String::new() };
-        for answered in &self.answered {
-            let second = answered.at.duration_since(first.at).as_secs();
-            let path = if answered.ok() { answered.path.as_str() } else { "failed" };
-            *seconds.entry(second).or_default().entry(path).or_default() += 1;
-        }
-        seconds.iter().map(|(second, paths)| format!("{second} s: {paths:?}\n")).collect()
     }
 }

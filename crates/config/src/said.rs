@@ -127,6 +127,7 @@ mod tests {
             listener::ListenTls,
             listener::Admin,
             store::Store,
+            store::StoreTls,
             network::Dns,
             network::Egress,
             upstream::Upstream,

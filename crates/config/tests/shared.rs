@@ -13,7 +13,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 use tidegate_config::{
-    Cache, Config, Fault, Kind, Limit, Loaded, Meter, OnStoreLoss, Pace, Per, Purpose, Smooth, Span, parse,
+    Cache, Config, Fault, Kind, Limit, Loaded, Meter, OnStoreLoss, Pace, Per, Purpose, Smooth, Span, load,
+    parse,
 };
 
 const CLIENT: &str = "name: c, key_sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -77,7 +78,7 @@ fn a_store_of_one_line_has_the_documented_rest() {
     assert_eq!((store.url.kind, store.url.tls, store.url.database), (Kind::Single, false, 0));
     assert_eq!(store.url.addresses, [("redis".to_owned(), 6379)]);
     assert!(store.url.username.is_none() && store.url.master.is_none());
-    assert!(store.password.is_none() && store.secret.is_none());
+    assert!(store.password.is_none() && store.secret.is_none() && store.ca_pem.is_none());
     assert_eq!((store.timeout, store.expected_nodes), (Duration::from_millis(25), 1));
     assert_eq!(store.prefix, "tidegate:");
 }
@@ -147,6 +148,39 @@ fn a_store_that_cannot_be_is_refused() {
     ] {
         let want = format!("3:14: this address {want}");
         told(&file("", &format!("store: {{url: '{url}'}}\n")), &[&want]);
+    }
+}
+
+#[test]
+fn a_store_over_tls_may_have_a_ca_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = "-----BEGIN CERTIFICATE-----\n";
+    std::fs::write(folder.path().join("ca.pem"), pem).unwrap();
+    std::fs::write(folder.path().join("key.pem"), "-----BEGIN PRIVATE KEY-----\n").unwrap();
+    let path = folder.path().join("tidegate.yaml");
+    let read = |store: &str| {
+        std::fs::write(&path, file("", &format!("store: {store}\n"))).unwrap();
+        load(&path, Purpose::Serve)
+    };
+    for scheme in ["rediss://h", "rediss+cluster://h", "rediss+sentinel://h/m"] {
+        let store = read(&format!("{{url: '{scheme}', tls: {{ca: ca.pem}}}}")).unwrap().config.store.unwrap();
+        assert_eq!(store.ca_pem.as_deref(), Some(pem.as_bytes()));
+    }
+    const PLAIN: &str = "`tls` is for a store over TLS: begin `url` with rediss://, rediss+sentinel:// or rediss+cluster://, or remove `tls`";
+    for (store, want) in [
+        (
+            "{url: 'rediss://h', tls: {ca: gone.pem}}",
+            "3:38: the file `gone.pem` cannot be read: there is no such file",
+        ),
+        ("{url: 'rediss://h', tls: {ca: key.pem}}", "3:38: the file `key.pem` holds no certificate in PEM"),
+        ("{url: 'rediss://h', tls: {ca: ''}}", "3:38: the path is empty: write where the certificate is"),
+        ("{url: 'rediss://h', tls: {}}", "3:33: `ca` is missing: `store.tls` needs it"),
+        ("{url: 'redis://h', tls: {ca: ca.pem}}", &format!("3:27: {PLAIN}")),
+        ("{url: 'redis+cluster://h', tls: {ca: ca.pem}}", &format!("3:35: {PLAIN}")),
+        ("{url: 'redis+sentinel://h/m', tls: {ca: ca.pem}}", &format!("3:38: {PLAIN}")),
+    ] {
+        let faults = read(store).unwrap_err().to_string();
+        assert_eq!(faults.strip_prefix(&format!("{}:", path.display())), Some(want), "{store}");
     }
 }
 

@@ -68,9 +68,9 @@ pub enum GatewayError {
     /// A day's tokens or money are spent; which, and when the next day begins.
     #[error("{}", spent_message(.0))]
     Spent(&'static str, Duration),
-    /// A limit that is closed while the store is away.
-    #[error("a limit cannot be checked at the moment and is closed meanwhile; retry shortly")]
-    LimitUnknown,
+    /// A limit that is closed while the store is away; which meter.
+    #[error("a limit on {0} cannot be checked at the moment and is closed meanwhile; retry shortly")]
+    LimitUnknown(&'static str),
     /// `only-if-cached`, and it is not.
     #[error("no kept answer, and the request forbids asking an upstream (cache-control: only-if-cached)")]
     NotKept,
@@ -140,12 +140,12 @@ impl GatewayError {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::RateLimited(_) | Self::Limited(..) | Self::Spent(..) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited(_) | Self::Limited(..) | Self::LimitUnknown(_) | Self::Spent(..) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Deadline | Self::NotKept => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overloaded | Self::LimitUnknown | Self::Draining | Self::NoHealthyUpstream(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded | Self::Draining | Self::NoHealthyUpstream(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(class) => match class {
                 Class::Timeout => StatusCode::GATEWAY_TIMEOUT,
                 Class::RateLimited | Class::Quota => StatusCode::TOO_MANY_REQUESTS,
@@ -179,12 +179,14 @@ impl GatewayError {
             Self::BodyTooLarge(_) => (INVALID, "body_too_large"),
             Self::HeadersTooLarge(_) => (INVALID, "headers_too_large"),
             Self::Internal => ("server_error", "internal_error"),
-            Self::RateLimited(_) | Self::Limited(..) => ("rate_limit_error", "rate_limit_exceeded"),
+            Self::RateLimited(_) | Self::Limited(..) | Self::LimitUnknown(_) => {
+                ("rate_limit_error", "rate_limit_exceeded")
+            }
             Self::Spent(..) => ("insufficient_quota", "insufficient_quota"),
             Self::NotKept => (INVALID, "only_if_cached"),
             Self::KeyReused => (INVALID, "idempotency_key_reused"),
             Self::Deadline => ("upstream_error", "timeout"),
-            Self::Overloaded | Self::LimitUnknown => ("overloaded_error", "overloaded"),
+            Self::Overloaded => ("overloaded_error", "overloaded"),
             Self::Draining => ("overloaded_error", "draining"),
             Self::NoHealthyUpstream(_) => ("overloaded_error", "no_healthy_upstream"),
             Self::Upstream(class) => match class {
@@ -207,7 +209,7 @@ impl GatewayError {
     const fn param(&self) -> Option<&'static str> {
         match self {
             Self::MissingModel | Self::ModelNotAllowed(_) | Self::ModelNotFound(_) => Some("model"),
-            Self::Limited(meter, _) | Self::Spent(meter, _) => Some(meter),
+            Self::Limited(meter, _) | Self::Spent(meter, _) | Self::LimitUnknown(meter) => Some(meter),
             _ => None,
         }
     }
@@ -215,9 +217,10 @@ impl GatewayError {
     /// Label of `requests_total{status}`.
     pub const fn request_status(&self) -> &'static str {
         match self {
-            Self::Internal | Self::Overloaded | Self::LimitUnknown | Self::Draining => "error",
+            Self::Internal | Self::Overloaded | Self::Draining => "error",
             Self::RateLimited(_)
             | Self::Limited(..)
+            | Self::LimitUnknown(_)
             | Self::Spent(..)
             | Self::Upstream(Class::RateLimited | Class::Quota) => "limited",
             Self::Deadline | Self::NoHealthyUpstream(_) | Self::Upstream(_) => "upstream_error",
@@ -294,7 +297,7 @@ impl GatewayError {
                 headers.insert("x-should-retry", HeaderValue::from_static("false"));
             }
             Self::Overloaded
-            | Self::LimitUnknown
+            | Self::LimitUnknown(_)
             | Self::Draining
             | Self::Upstream(Class::Busy | Class::RateLimited) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -29,6 +29,7 @@ pub fn shared(config: &Config) -> Result<Store, String> {
             Kind::Cluster => redis::Kind::Cluster,
         },
         tls,
+        ca: store.ca_pem.clone(),
         addresses,
         username,
         password: store.password.clone(),

@@ -51,8 +51,10 @@ pub enum Kind {
 pub struct Setup {
     /// Who answers at the addresses.
     pub kind: Kind,
-    /// TLS to all of them, verified against the bundled roots.
+    /// TLS to all of them, verified against `ca`.
     pub tls: bool,
+    /// PEM text of the only CAs that are trusted; none: the bundled roots. Not without `tls`.
+    pub ca: Option<Vec<u8>>,
     /// Host and port; at least one.
     pub addresses: Vec<(String, u16)>,
     /// Of the ACL; absent: `default`.
@@ -109,6 +111,7 @@ impl Redis {
             // The braces of keys say what lies together in a cluster.
             return Err("the prefix of a store must not contain braces".to_owned());
         }
+        dial::trustworthy(&setup)?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|e| e.to_string())?;
         if setup.tls && rustls::crypto::CryptoProvider::get_default().is_none() {
             // Whoever comes first installs the same one.

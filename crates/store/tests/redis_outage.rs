@@ -252,6 +252,7 @@ async fn what_cannot_be_a_store_is_said_at_the_start() {
     let setup = |addresses, prefix: &str, kind, database| Setup {
         kind,
         tls: true,
+        ca: None,
         addresses,
         username: None,
         password: None,

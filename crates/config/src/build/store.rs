@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::check::{between, count32};
+use super::listener::pem;
 use crate::fault::Collector;
 use crate::read::Said;
 use crate::said::store;
@@ -39,6 +40,11 @@ pub(super) fn store(
         }
         prefix.clone()
     });
+    let ca_pem = said
+        .tls
+        .get()
+        .and_then(|tls| pem(&tls.ca, "CERTIFICATE-----", "certificate", around, faults))
+        .and_then(|(_, text)| text);
     let (Text(text), place) = said.url.at()?;
     let url = match url::store(text) {
         Ok(url) => url,
@@ -47,6 +53,11 @@ pub(super) fn store(
             return None;
         }
     };
+    if let Some(place) = said.tls.key().filter(|_| !url.tls) {
+        let text = "`tls` is for a store over TLS: begin `url` with rediss://, rediss+sentinel:// or \
+                    rediss+cluster://, or remove `tls`";
+        faults.fault(place, text);
+    }
     Some(used::Store {
         url,
         password,
@@ -54,5 +65,6 @@ pub(super) fn store(
         prefix: prefix.unwrap_or_else(|| "tidegate:".to_owned()),
         expected_nodes,
         secret,
+        ca_pem,
     })
 }

@@ -20,5 +20,15 @@ said! {
         expected_nodes: Count,
         /// Keys the cache hashes; absent: plain SHA-256.
         secret: Secret,
+        /// Whom a store over TLS is trusted by.
+        tls: StoreTls,
+    }
+}
+
+said! {
+    /// Trust in the certificates of a store over TLS, which are always verified.
+    StoreTls: "`store.tls`", needs [ca] {
+        /// PEM file with CAs used instead of the built-in ones.
+        ca: Text,
     }
 }

@@ -21,6 +21,8 @@ pub struct Store {
     pub expected_nodes: u32,
     /// Keys the cache's hashes. `None`: plain SHA-256.
     pub secret: Option<SecretString>,
+    /// PEM text of a CA bundle used instead of the built-in roots; only over TLS.
+    pub ca_pem: Option<Vec<u8>>,
 }
 
 /// `store.url`, taken apart.

@@ -153,7 +153,7 @@ fn refusal(denied: &Denied) -> GatewayError {
         Why::Rate => GatewayError::Limited(denied.meter, denied.retry_after),
         Why::Spent if denied.meter == "requests" => GatewayError::Limited(denied.meter, denied.retry_after),
         Why::Spent => GatewayError::Spent(denied.meter, denied.retry_after),
-        Why::StoreLost => GatewayError::LimitUnknown,
+        Why::StoreLost => GatewayError::LimitUnknown(denied.meter),
     }
 }
 

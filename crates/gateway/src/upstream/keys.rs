@@ -56,6 +56,8 @@ struct Rests {
     /// A refusal until then was proven wrong here.
     forgiven_until: Option<Instant>,
     whole_until: Option<Instant>,
+    /// Out of quota until then, as far as is known.
+    spent_until: Option<Instant>,
     model_until: HashMap<String, Option<Instant>>,
     quota_in_a_row: u32,
     limited_in_a_row: u32,
@@ -142,6 +144,15 @@ impl KeyRing {
             .min()
     }
 
+    /// All keys are out of quota: waiting for them is vain.
+    pub fn are_spent(&self, now: Instant) -> bool {
+        self.restless.load(Ordering::Acquire)
+            && self.keys.iter().all(|key| {
+                let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
+                rests.spent_until.is_some_and(|until| until > now)
+            })
+    }
+
     /// The `authorization` value of a key; `None` where none is wanted.
     pub fn header(&self, index: usize) -> Option<&HeaderValue> {
         self.keys.get(index).and_then(|k| k.header.as_ref())
@@ -183,7 +194,7 @@ impl KeyRing {
             Class::Quota => {
                 let wait = doubled(QUOTA_FIRST, rests.quota_in_a_row, QUOTA_LONGEST);
                 rests.quota_in_a_row += 1;
-                (&mut rests.whole_until, wait, Part::Whole)
+                (&mut rests.spent_until, wait, Part::Spent)
             }
             Class::RateLimited => {
                 let wait = hint.unwrap_or_else(|| doubled(RATE_FIRST, rests.limited_in_a_row, RATE_LONGEST));
@@ -221,7 +232,10 @@ impl KeyRing {
     pub fn count(&self, now: Instant) -> (usize, usize) {
         let resting = |key: &&Key| {
             let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
-            [rests.refused_until, rests.whole_until].into_iter().flatten().any(|until| until > now)
+            [rests.refused_until, rests.whole_until, rests.spent_until]
+                .into_iter()
+                .flatten()
+                .any(|until| until > now)
         };
         let keys = || self.keys.iter().filter(|key| key.header.is_some());
         (keys().count(), keys().filter(resting).count())
@@ -259,6 +273,7 @@ impl Rests {
         let past = |until: &Option<Instant>| until.is_none_or(|until| until <= now);
         past(&self.refused_until)
             && past(&self.whole_until)
+            && past(&self.spent_until)
             && self.model_until.values().all(past)
             && self.quota_in_a_row == 0
             && self.limited_in_a_row == 0
@@ -267,7 +282,9 @@ impl Rests {
     fn cooling(&self, model: &str, now: Instant) -> Duration {
         let left =
             |until: Option<Instant>| until.map_or(Duration::ZERO, |u| u.saturating_duration_since(now));
-        left(self.whole_until).max(left(self.model_until.get(model).copied().flatten()))
+        left(self.whole_until)
+            .max(left(self.spent_until))
+            .max(left(self.model_until.get(model).copied().flatten()))
     }
 }
 

@@ -158,7 +158,6 @@ impl Sharing {
 
     async fn finish(mut self, end: End) {
         let stored = matches!(end, End::Whole { stored: true });
-        let whole = matches!(end, End::Whole { .. });
         let last = match end {
             End::Whole { .. } => Say::Whole,
             End::Failed(about) => Say::Failed(about),
@@ -166,10 +165,7 @@ impl Sharing {
             End::Alone => return self.give_up(true).await,
             End::Orphaned | End::Conflict => return self.give_up(false).await,
         };
-        // Somebody may have begun to follow since the last call. He is not to be told of a failure that was before him.
-        if self.seat.is_none() && whole && !stored && !self.send().await {
-            return;
-        }
+        // Who has begun to follow since the last call may have asked after the end, and is not to be told of it.
         if self.seat.is_some() {
             self.tell(last).await;
         }

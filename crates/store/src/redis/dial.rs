@@ -3,6 +3,7 @@
 //! Every dial asks anew where the master is, so a failover needs nothing but another dial. Nothing here waits
 //! without a bound. Not here: when to dial (`slot`).
 
+use std::io;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
@@ -11,8 +12,11 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError, RedisResult, TlsMode, Value,
+    RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
 };
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
@@ -34,7 +38,11 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A connection that many callers share. Cheap to clone.
 #[derive(Clone)]
 pub(super) enum Conn {
-    One(MultiplexedConnection),
+    One {
+        conn: MultiplexedConnection,
+        /// Without TLS, and the server has not answered yet.
+        doubtful: bool,
+    },
     Cluster(ClusterConnection),
 }
 
@@ -42,7 +50,12 @@ impl Conn {
     /// Sends one command. Cancel-safe for the caller; the command may run all the same.
     pub(super) async fn ask(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::One(conn) => conn.req_packed_command(cmd).await?.extract_error(),
+            Self::One { conn, doubtful } => {
+                let answer = conn.req_packed_command(cmd).await;
+                let answer = if *doubtful { answer.map_err(unanswered) } else { answer }?;
+                *doubtful = false;
+                answer.extract_error()
+            }
             Self::Cluster(conn) => conn.req_packed_command(cmd).await?.extract_error(),
         }
     }
@@ -53,6 +66,21 @@ impl Conn {
     }
 }
 
+/// Whether there is what TLS needs. The error says what is wrong with `setup.ca`.
+pub(super) fn trustworthy(setup: &Setup) -> Result<(), String> {
+    let Some(ca) = &setup.ca else { return Ok(()) };
+    if !setup.tls {
+        return Err("tls.ca: the store is not reached over TLS".to_owned());
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        let certificate = certificate.map_err(|e| format!("tls.ca: not PEM: {e}"))?;
+        roots.add(certificate).map_err(|e| format!("tls.ca: {e}"))?;
+    }
+    // The crate would take it and then trust nobody.
+    if roots.is_empty() { Err("tls.ca: no certificate in it".to_owned()) } else { Ok(()) }
+}
+
 /// A connection to send commands over.
 pub(super) async fn connect(setup: &Setup) -> RedisResult<Conn> {
     timeout(DIAL, async {
@@ -60,14 +88,17 @@ pub(super) async fn connect(setup: &Setup) -> RedisResult<Conn> {
             Kind::Single => {
                 let mut last = nowhere();
                 for address in &setup.addresses {
-                    match open(node(setup, address)?).await {
-                        Ok(conn) => return Ok(Conn::One(conn)),
+                    match open(setup, node(setup, address)?).await {
+                        Ok(conn) => return Ok(Conn::One { conn, doubtful: !setup.tls }),
                         Err(e) => last = e,
                     }
                 }
                 Err(last)
             }
-            Kind::Sentinel { master } => Ok(Conn::One(open(self::master(setup, master).await?).await?)),
+            Kind::Sentinel { master } => {
+                let conn = open(setup, self::master(setup, master).await?).await?;
+                Ok(Conn::One { conn, doubtful: !setup.tls })
+            }
             Kind::Cluster => cluster(setup).await.map(Conn::Cluster),
         }
     })
@@ -87,7 +118,7 @@ pub(super) async fn listen(setup: &Setup, channel: &str) -> RedisResult<PubSub> 
         let mut last = nowhere();
         for node in nodes {
             let subscribed = timeout(CONNECT, async {
-                let mut listener = Client::open(node)?.get_async_pubsub().await?;
+                let mut listener = client(setup, node)?.get_async_pubsub().await?;
                 listener.subscribe(channel).await?;
                 Ok(listener)
             });
@@ -102,12 +133,24 @@ pub(super) async fn listen(setup: &Setup, channel: &str) -> RedisResult<PubSub> 
     .unwrap_or_else(|_| Err(too_slow()))
 }
 
-async fn open(info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
+async fn open(setup: &Setup, info: ConnectionInfo) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
         .set_response_timeout(Some(RESPONSE))
         .set_pipeline_buffer_size(PIPELINE);
-    Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+    let opened = client(setup, info)?.get_multiplexed_async_connection_with_config(&config).await;
+    if setup.tls { opened } else { opened.map_err(unanswered) }
+}
+
+fn client(setup: &Setup, info: ConnectionInfo) -> RedisResult<Client> {
+    match certificates(setup) {
+        Some(certificates) => Client::build_with_tls(info, certificates),
+        None => Client::open(info),
+    }
+}
+
+fn certificates(setup: &Setup) -> Option<TlsCertificates> {
+    setup.ca.clone().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) })
 }
 
 async fn cluster(setup: &Setup) -> RedisResult<ClusterConnection> {
@@ -121,6 +164,9 @@ async fn cluster(setup: &Setup) -> RedisResult<ClusterConnection> {
         .tcp_settings(tcp());
     if setup.tls {
         builder = builder.tls(TlsMode::Secure);
+    }
+    if let Some(certificates) = certificates(setup) {
+        builder = builder.certs(certificates);
     }
     if let Some(username) = &setup.username {
         builder = builder.username(username);
@@ -148,26 +194,27 @@ async fn named(setup: &Setup, sentinel: &(String, u16), name: &str) -> RedisResu
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
     // Sentinels mostly ask for no password, and refuse one that they do not ask for.
     let open_to_all = address(setup, sentinel).into_connection_info()?.set_tcp_settings(tcp());
-    let answer = match asked(open_to_all, &question).await {
+    let answer = match asked(setup, open_to_all, &question).await {
         Err(e) if e.code() == Some("NOAUTH") => {
             let info = node(setup, sentinel)?;
             let database = info.redis_settings().clone().set_db(0);
-            asked(info.set_redis_settings(database), &question).await
+            asked(setup, info.set_redis_settings(database), &question).await
         }
         answer => answer,
     };
     let (host, port): (String, u16) = redis::from_redis_value(answer?)
         .map_err(|_| RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no such master")))?;
     let info = node(setup, &(host, port))?;
-    let role = asked(info.clone(), &redis::cmd("ROLE")).await?;
+    let role = asked(setup, info.clone(), &redis::cmd("ROLE")).await?;
     match role {
         Value::Array(parts) if parts.first().is_some_and(|role| said(role) == Some(b"master")) => Ok(info),
         _ => Err((ErrorKind::Client, "what Sentinel names is no master").into()),
     }
 }
 
-async fn asked(info: ConnectionInfo, question: &Cmd) -> RedisResult<Value> {
-    open(info).await?.req_packed_command(question).await?.extract_error()
+async fn asked(setup: &Setup, info: ConnectionInfo, question: &Cmd) -> RedisResult<Value> {
+    let conn = open(setup, info).await?;
+    Conn::One { conn, doubtful: !setup.tls }.ask(question).await
 }
 
 fn said(value: &Value) -> Option<&[u8]> {
@@ -204,6 +251,15 @@ fn tcp() -> TcpSettings {
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(USER_TIMEOUT);
     settings
+}
+
+/// A server that was sent no TLS and wants it closes the connection without a word.
+fn unanswered(error: RedisError) -> RedisError {
+    if error.is_connection_dropped() && !error.is_connection_refusal() {
+        let text = format!("{error} before any answer: a TLS port needs a rediss address");
+        return io::Error::new(io::ErrorKind::ConnectionReset, text).into();
+    }
+    error
 }
 
 fn too_slow() -> RedisError {

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use redis::{FromRedisValue, RedisResult};
+use redis::{Client, ConnectionAddr, FromRedisValue, RedisResult, TlsCertificates};
 use tempfile::TempDir;
 use tidegate_store::Store;
 use tidegate_store::redis::{Kind, Redis, Setup};
@@ -22,6 +22,14 @@ pub const LONG: Duration = Duration::from_secs(10);
 /// What calls may take where a test is not about time.
 pub const WITHIN: Duration = Duration::from_secs(2);
 
+/// What a server over TLS shows, PEM.
+pub struct Tls {
+    /// By which those who ask it in its test trust it.
+    pub ca: String,
+    pub cert: String,
+    pub key: String,
+}
+
 /// A server process.
 pub struct Server {
     child: Child,
@@ -29,6 +37,7 @@ pub struct Server {
     program: &'static str,
     args: Vec<String>,
     dir: TempDir,
+    ca: Option<Vec<u8>>,
 }
 
 impl Server {
@@ -38,6 +47,16 @@ impl Server {
     }
 
     pub async fn start_as(program: &'static str, args: &[&str], config: Option<&str>) -> Option<Self> {
+        Self::start_with(program, args, config, None).await
+    }
+
+    /// With `tls`, a server that speaks nothing else, also to its like.
+    pub async fn start_with(
+        program: &'static str,
+        args: &[&str],
+        config: Option<&str>,
+        tls: Option<&Tls>,
+    ) -> Option<Self> {
         if Command::new(program).arg("--version").stdout(Stdio::null()).status().is_err() {
             println!("skipped: no {program} on PATH");
             return None;
@@ -49,14 +68,32 @@ impl Server {
             std::fs::write(&path, config).unwrap();
             all.push(path.to_str().unwrap().to_owned());
         }
-        let fixed = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"];
+        let port_option = if tls.is_some() { "--tls-port" } else { "--port" };
+        let fixed = [port_option, &port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"];
         all.extend(fixed.map(str::to_owned));
+        if let Some(tls) = tls {
+            // Whoever comes first installs the same one.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            all.extend(
+                ["--port", "0", "--tls-auth-clients", "no", "--tls-replication", "yes"].map(str::to_owned),
+            );
+            for (option, pem) in [
+                ("--tls-ca-cert-file", &tls.ca),
+                ("--tls-cert-file", &tls.cert),
+                ("--tls-key-file", &tls.key),
+            ] {
+                let path = dir.path().join(option.trim_start_matches('-'));
+                std::fs::write(&path, pem).unwrap();
+                all.extend([option.to_owned(), path.to_str().unwrap().to_owned()]);
+            }
+        }
         if program == "redis-server" {
             all.extend(["--save", "", "--appendonly", "no"].map(str::to_owned));
         }
         all.extend(args.iter().map(|a| (*a).to_owned()));
         let child = spawn(program, &all, &dir);
-        let server = Self { child, port, program, args: all, dir };
+        let ca = tls.map(|tls| tls.ca.clone().into_bytes());
+        let server = Self { child, port, program, args: all, dir, ca };
         server.answers().await;
         Some(server)
     }
@@ -86,7 +123,8 @@ impl Server {
     pub fn setup(&self) -> Setup {
         Setup {
             kind: Kind::Single,
-            tls: false,
+            tls: self.ca.is_some(),
+            ca: self.ca.clone(),
             addresses: vec![self.address()],
             username: None,
             password: None,
@@ -102,7 +140,14 @@ impl Server {
     }
 
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        let client = redis::Client::open(("127.0.0.1", self.port))?;
+        let (host, port) = self.address();
+        let client = match self.ca.clone() {
+            Some(ca) => Client::build_with_tls(
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+                TlsCertificates { client_tls: None, root_cert: Some(ca) },
+            )?,
+            None => Client::open((host, port))?,
+        };
         let mut conn = client.get_multiplexed_async_connection().await?;
         let mut cmd = redis::cmd(words[0]);
         cmd.arg(&words[1..]);

@@ -31,6 +31,7 @@ pub fn give_up(
     let Some((candidate, failed)) = story.telling else {
         return Err(match stop {
             _ if !route.candidates.iter().any(|c| gateway.health.admits(c.path, model)) => unhealthy(),
+            Stop::Cooling(_) if are_spent(gateway, route) => GatewayError::Upstream(Class::Quota),
             Stop::Cooling(wait) => GatewayError::RateLimited(wait),
             Stop::NothingUsable | Stop::AttemptsSpent | Stop::BudgetSpent | Stop::Pinned => unhealthy(),
         });
@@ -86,4 +87,11 @@ pub fn give_up(
         left: None,
         flight: None,
     })
+}
+
+/// Every key of every upstream is out of quota.
+fn are_spent(gateway: &Gateway, route: &Route) -> bool {
+    let now = Instant::now();
+    let mut paths = route.candidates.iter().filter_map(|c| gateway.paths.get(c.path)).peekable();
+    paths.peek().is_some() && paths.all(|path| path.upstream.keys.are_spent(now))
 }

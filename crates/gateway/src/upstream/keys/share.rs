@@ -25,7 +25,7 @@ const NAME_BYTES: usize = 8;
 /// A rest to tell other nodes of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rest {
-    /// Names key and extent, the same on all nodes: `HASH`, `HASH!` (refused) or `HASH/MODEL`.
+    /// Names key and extent, the same on all nodes: `HASH`, `HASH!` (refused), `HASH$` (out of quota) or `HASH/MODEL`.
     pub name: String,
     /// Its end.
     pub until: Instant,
@@ -35,6 +35,8 @@ pub struct Rest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part<'a> {
     Whole,
+    /// Out of quota.
+    Spent,
     /// Tried only where nothing else is left.
     Refused,
     Model(&'a str),
@@ -53,6 +55,7 @@ impl Part<'_> {
         match self {
             Self::Whole => Some(key.to_owned()),
             Self::Refused => Some(format!("{key}!")),
+            Self::Spent => Some(format!("{key}$")),
             Self::Model(model) => (model.len() <= MODEL_MAX).then(|| format!("{key}/{model}")),
         }
     }
@@ -83,7 +86,11 @@ impl KeyRing {
         for (key, name) in self.keys.iter().zip(self.names()) {
             let rests = key.rests.lock().unwrap_or_else(PoisonError::into_inner);
             let models = rests.model_until.iter().map(|(model, until)| (Part::Model(model), *until));
-            let own = [(Part::Whole, rests.whole_until), (Part::Refused, rests.refused_until)];
+            let own = [
+                (Part::Whole, rests.whole_until),
+                (Part::Spent, rests.spent_until),
+                (Part::Refused, rests.refused_until),
+            ];
             let rest = |(part, until): (Part<'_>, Option<Instant>)| {
                 Some(Rest { name: part.name(name)?, until: until.filter(|until| *until > now)? })
             };
@@ -96,9 +103,10 @@ impl KeyRing {
     pub fn apply(&self, name: &str, left: Duration, now: Instant) -> bool {
         let (key, part) = match name.split_once('/') {
             Some((key, model)) => (key, Part::Model(model)),
-            None => match name.strip_suffix('!') {
-                Some(key) => (key, Part::Refused),
-                None => (name, Part::Whole),
+            None => match (name.strip_suffix('!'), name.strip_suffix('$')) {
+                (Some(key), _) => (key, Part::Refused),
+                (None, Some(key)) => (key, Part::Spent),
+                (None, None) => (name, Part::Whole),
             },
         };
         let until = now + left.min(LONGEST);
@@ -112,6 +120,7 @@ impl KeyRing {
             let rests = &mut *rests;
             let rest = match part {
                 Part::Whole => &mut rests.whole_until,
+                Part::Spent => &mut rests.spent_until,
                 // It has worked here since.
                 Part::Refused if rests.forgiven_until.is_some_and(|forgiven| until <= forgiven + NEWS) => {
                     continue;

@@ -29,7 +29,7 @@ impl Setup {
 
     /// A node without a tier of its own in front of the store's answers.
     pub fn named_without_memory(self, name: &str) -> Self {
-        self.section(&format!("node: {{name: {name}, zone: here, cache_memory: 0}}"))
+        self.section(&format!("node: {{name: {name}, zone: here, cache_memory: 0B}}"))
     }
 
     /// A store with the shipped settings.

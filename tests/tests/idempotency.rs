@@ -128,6 +128,9 @@ async fn clients_have_keys_of_their_own() {
     let x = text(keyed(&nodes[0], "x", "k", &chat("hi"))).await;
     let y = text(keyed(&nodes[0], "y", "k", &chat("hi"))).await;
     assert_ne!(x, y);
+    for (client, first) in [("x", &x), ("y", &y)] {
+        assert_eq!(text(keyed(&nodes[1], client, "k", &chat("hi"))).await, *first);
+    }
     text(keyed(&nodes[1], "y", "k2", &chat("something else"))).await;
     assert_eq!(upstream.count(), 3);
 }
@@ -151,5 +154,6 @@ async fn a_failure_is_not_kept_for_the_next_try() {
         for node in nodes.iter() {
             assert!(text(keyed(node, "x", &key, &chat("hi"))).await.contains("well"));
         }
+        assert_eq!(upstream.count(), 2, "a good answer is kept");
     }
 }

@@ -160,9 +160,13 @@ async fn tokens_are_reserved_before_they_are_used() {
 #[tokio::test]
 async fn a_request_larger_than_the_limit_finds_a_full_bucket_enough() {
     let Some(redis) = Redis::start().await else { return };
-    let upstream = answering().await;
+    let (upstream, gate) = gated().await;
     let nodes = pair(&redis, &upstream, of_x("{tokens: 600/min}")).await;
-    admitted(ask_for(&nodes[0], "x", 100_000).header("x-tidegate-timeout-ms", "5000")).await;
+    let large = tokio::spawn(ask_for(&nodes[0], "x", 100_000).send());
+    upstream.received(1).await;
+    limited(ask_for(&nodes[1], "x", 10), "tokens").await;
+    gate.open(1);
+    assert_eq!(large.await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -126,7 +126,8 @@ async fn a_frozen_store_costs_nothing() {
 async fn a_store_that_pauses_its_clients_costs_nothing() {
     let Some(mut redis) = Redis::start().await else { return };
     let url = redis.url();
-    let pause = async |redis: &mut Redis| drop(redis.command(&["CLIENT", "PAUSE", "60000"]).await);
+    // Scripts count as writes; a pause of everything would keep us from ending it.
+    let pause = async |redis: &mut Redis| drop(redis.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await);
     let unpause = async |redis: &mut Redis| drop(redis.command(&["CLIENT", "UNPAUSE"]).await);
     outage(&mut redis, &url, pause, unpause).await;
 }
@@ -224,6 +225,7 @@ async fn forgotten_scripts_are_brought_again_without_a_failure() {
     let Some(redis) = Redis::start().await else { return };
     let upstream = answering().await;
     let nodes = three(&redis.url(), &upstream, AMPLE).await;
+    let before: Vec<_> = nodes.iter().map(|node| node.warnings().len()).collect();
     let load = load(&nodes);
     for _ in 0..5 {
         load.more(20).await;
@@ -231,9 +233,9 @@ async fn forgotten_scripts_are_brought_again_without_a_failure() {
     }
     load.more(20).await;
     assert_unnoticed(&load.stop().await);
-    for node in nodes.iter() {
+    for (node, before) in nodes.iter().zip(before) {
         assert_eq!(node.store_state().await, "up");
-        assert_eq!(node.warnings(), Vec::<String>::new());
+        assert_eq!(node.warnings()[before..], Vec::<String>::new());
     }
 }
 

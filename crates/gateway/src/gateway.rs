@@ -79,6 +79,8 @@ pub struct Route {
     pub rules: Rules,
     /// How often. A few counters behind a lock that is never held across an await.
     pub budget: Mutex<Budget>,
+    /// What its answers come from: a change of it makes kept ones another's.
+    pub sources: String,
     /// The longest among its upstreams.
     pub total: Duration,
     /// The longest among its upstreams.
@@ -170,6 +172,7 @@ impl Gateway {
                     backoff: Backoff { initial: retry.initial, factor: retry.factor, max: retry.max },
                 },
                 budget: Mutex::new(Budget::new(retry.budget, now)),
+                sources: sources(route, &config),
                 total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
                 stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
                 fallback: route.fallback.iter().map(|said| fallback(said, &candidates_of, &health)).collect(),
@@ -275,6 +278,16 @@ fn setup(config: &Config, paths: &[Arc<Path>], candidates_of: &[Vec<Candidate>])
         egress: config.egress.iter().map(|egress| egress.name.clone()).collect(),
         routes: config.routes.iter().map(route).collect(),
     }
+}
+
+fn sources(route: &used::Route, config: &Config) -> String {
+    let mut text = route.name.clone();
+    for url in route.to.iter().filter_map(|u| config.upstreams.get(*u)).map(|upstream| &upstream.base_url) {
+        text.push('\n');
+        text.push_str(&url.authority);
+        text.push_str(&url.path);
+    }
+    text
 }
 
 fn fallback(said: &used::Fallback, candidates_of: &[Vec<Candidate>], health: &Registry) -> Fallback {

@@ -5,7 +5,7 @@
 //! Connections are dealt to the worker with the fewest (a kernel's hash over a handful of long-lived
 //! connections from a load balancer would leave some cores idle).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Connections on their way to a worker that has not picked them up yet.
 const HANDOVER_MAX: usize = 1024;
@@ -25,11 +26,20 @@ const NO_WORKER: usize = usize::MAX;
 
 thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(NO_WORKER) };
+    static RUNNING: RefCell<Option<TaskTracker>> = const { RefCell::new(None) };
 }
 
 /// The index of the worker whose thread this is.
 pub fn current() -> usize {
     CURRENT.with(Cell::get)
+}
+
+/// Runs `task` on this worker, which does not end before it; outside of any worker, on the runtime that is there.
+pub fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    match RUNNING.with_borrow(Clone::clone) {
+        Some(running) => drop(running.spawn(task)),
+        None => drop(tokio::spawn(task)),
+    }
 }
 
 /// A connection as it was accepted, with what must live as long as it does.
@@ -72,7 +82,8 @@ impl<G: Send + 'static> Workers<G> {
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 CURRENT.with(|c| c.set(index));
                 runtime.block_on(async {
-                    let running = tokio_util::task::TaskTracker::new();
+                    let running = TaskTracker::new();
+                    RUNNING.set(Some(running.clone()));
                     tokio::spawn(tick());
                     while let Some(connection) = accepted.recv().await {
                         running

@@ -127,7 +127,7 @@ impl Accepted {
             // Settled when the body ends or is dropped.
             Answer::Relay(relay) => relay.owner = self.owner(),
             Answer::Passage(passage) => passage.owner = self.owner(),
-            Answer::Shared(shared) => shared.owner = self.owner(),
+            Answer::Shared(shared) => shared.belongs_to(self.owner()),
             Answer::Whole(_) => {
                 self.note(|settle| {
                     if settle.trail.end == End::Running {

@@ -1,4 +1,4 @@
-//! Step 6: one engine for streamed and plain answers. Picks a path, sends, looks at what comes; another path,
+//! Step 8: one engine for streamed and plain answers. Picks a path, sends, looks at what comes; another path,
 //! or the same after a wait, while the plan allows it. Gives an answer only when its first content is in hand,
 //! so that until then nothing has gone to the client and everything can still be tried elsewhere.
 //!
@@ -270,11 +270,20 @@ pub async fn lone(call: &Call, path: &Arc<Path>) -> Result<Body, Class> {
 }
 
 fn answer_begins(trail: &mut Trail, call: &Call, path: &Arc<Path>, answered: &Answered) {
-    let usage = if let Body::Whole(_, usage) = &answered.body { *usage } else { None };
+    let (usage, emitted) = match &answered.body {
+        Body::Whole(_, Some(usage)) => (Some(*usage), 0),
+        // Nobody counted: what the text would come to is nearer than nothing.
+        Body::Whole(body, None) if answered.status.is_success() => {
+            (None, tidegate_wire::tokens::estimate(body.len()))
+        }
+        Body::Whole(..) | Body::Passage(..) => (None, 0),
+        Body::Events(_, events, _) => (events.usage, events.emitted),
+    };
     let streams = matches!(answered.body, Body::Events(..));
     let first = trail.start.elapsed();
     trail.first_content = Some(first);
     trail.usage = usage;
+    trail.emitted = emitted;
     trail.path = Some(Arc::clone(path));
     if let Some(ttft) = path.metrics.ttft.get(call.route).filter(|_| streams) {
         ttft.record(first.as_secs_f64());

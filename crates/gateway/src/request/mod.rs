@@ -1,4 +1,4 @@
-//! The life of a request, in nine steps. Each takes what the one before it gave, so that a wrong order does
+//! The life of a request, in ten steps. Each takes what the one before it gave, so that a wrong order does
 //! not compile.
 //!
 //! Nothing goes to the client before the first content is in hand (`attempt`); from then on a stream ends
@@ -72,7 +72,7 @@ async fn steps(accepted: &mut Accepted) -> Result<http::Response<Answer>, Gatewa
             let gateway = Arc::clone(&accepted.gateway);
             let settle = accepted.settle.as_mut().ok_or(GatewayError::Internal)?;
             let answered = attempt::attempt(&gateway, &mut settle.trail, call).await?;
-            Ok(relay::relay(&gateway, answered, drop_usage))
+            Ok(relay::relay(&gateway, answered, relay::For::Client { drop_usage }))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Step 7: from the first content to the last byte.
+//! Step 9: from the first content to the last byte.
 //!
 //! Events are relayed whole and untouched, each as soon as it is whole; what the client does not take is not
 //! read from the upstream either, so a stream never holds more than one piece of the upstream's and one event.
@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response};
+use metrics::Gauge;
 use tidegate_router::outcome::Class;
 use tidegate_wire::answer::{ChunkPeek, Dialect};
 use tidegate_wire::error::{DONE, error_event, responses_error_event};
@@ -31,8 +32,20 @@ use crate::request::settle::End;
 use crate::upstream::InFlight;
 use tidegate_health::registry::Flight;
 
-/// Turns an answer in hand into a response. `drop_usage`: the client did not ask for the usage event that comes.
-pub fn relay(gateway: &Gateway, answered: Answered, drop_usage: bool) -> Response<Answer> {
+/// Whom an answer is relayed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// One client.
+    Client {
+        /// It did not ask for the usage event that comes.
+        drop_usage: bool,
+    },
+    /// A run, whose clients each count as a stream of their own.
+    Run,
+}
+
+/// Turns an answer in hand into a response.
+pub fn relay(gateway: &Gateway, answered: Answered, whom: For) -> Response<Answer> {
     let Answered { status, headers, body, length, deadline, idle, flight, .. } = answered;
     let watch = Watch::begin(gateway.drain.cut.clone(), idle, deadline);
     let body = match body {
@@ -41,14 +54,15 @@ pub fn relay(gateway: &Gateway, answered: Answered, drop_usage: bool) -> Respons
             Answer::Passage(Box::new(Passage::new(held, body, length, watch, place)))
         }
         Body::Events(held, events, place) => {
-            gateway.metrics.streams.increment(1.0);
+            let active = if whom == For::Run { Gauge::noop() } else { gateway.metrics.streams.clone() };
+            active.increment(1.0);
             Answer::Relay(Box::new(Relay {
                 held,
                 events: Some(events),
                 watch,
                 owner: Owner::None,
-                drop_usage,
-                active: gateway.metrics.streams.clone(),
+                drop_usage: whom == For::Client { drop_usage: true },
+                active,
                 counted: false,
                 flight,
                 _place: place,
@@ -75,7 +89,7 @@ pub struct Relay {
     /// Hears how it went.
     pub owner: Owner,
     drop_usage: bool,
-    active: metrics::Gauge,
+    active: Gauge,
     /// In `upstream_requests_total`.
     counted: bool,
     /// Tells health how the stream ended; dropped where that is the client's doing.
@@ -117,8 +131,8 @@ impl Relay {
             Step::Event(raw, peek) => {
                 events.note(&peek);
                 if let Some(trail) = self.owner.trail() {
-                    trail.usage = peek.usage.or(trail.usage);
-                    trail.emitted += u64::from(peek.content);
+                    trail.usage = events.usage;
+                    trail.emitted = events.emitted;
                 }
                 if self.drop_usage && is_usage_alone(dialect, &peek) {
                     return Poll::Ready(None);

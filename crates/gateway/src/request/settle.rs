@@ -1,4 +1,4 @@
-//! Step 8: every request is counted and logged exactly once, also when its future or body is dropped.
+//! Step 10: every request is counted and logged exactly once, also when its future or body is dropped.
 //!
 //! Owns what is known of a request. Its log line holds no body, no query, no header but the request id.
 

@@ -1,20 +1,22 @@
-//! Between the limits and the attempts: an answer that is kept, or that is being made for another client right now.
+//! Step 7: an answer that is kept, or that is being made for another client right now.
 //!
 //! What may be shared is decided by the route (`cache`), the client (`cache-control`, `Idempotency-Key`) and the body
 //! (`tidegate_wire::cacheable`). What is shared is made by a run of its own, which no client's leaving ends as long as
-//! another waits for it; so the client that began it is served like those that join. While the store is away each node
-//! shares among its own clients. Not here: how answers are kept and runs handed over (`tidegate_store::answers`).
+//! another waits for it; so the client that began it is served like those that join, and each has its own deadline.
+//! While the store is away each node shares among its own clients. Not here: how answers are kept and runs handed over
+//! (`tidegate_store::answers`).
 
 mod about;
 mod plan;
 mod run;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use tidegate_store::answers::{Found, Head, Joined, Kept, Lead, Read};
-use tokio::time::timeout_at;
+use tidegate_store::answers::{Follower, Found, Head, Joined, Kept, Lead, Read};
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Answer;
 use crate::error::GatewayError;
@@ -37,42 +39,81 @@ pub enum Sharing {
 /// store.
 pub async fn share(accepted: &mut Accepted, call: Call, allowed: Duration) -> Result<Sharing, GatewayError> {
     let gateway = Arc::clone(&accepted.gateway);
-    let Some(plan) = Plan::of(&gateway, &call) else { return Ok(Sharing::Alone(call)) };
+    let Some(plan) = Plan::of(&gateway, &call) else {
+        return if call.parsed.control.only_if_cached {
+            Err(GatewayError::NotKept)
+        } else {
+            Ok(Sharing::Alone(call))
+        };
+    };
+    let asked = Instant::now();
     let found = gateway.answers.find(plan.key, &plan.rules, plan.read, &plan.note, allowed).await;
-    let mut joined = match found {
-        Found::Hit(kept, age) => {
-            accepted.cache = CacheResult::Hit;
-            return kept_answer(accepted, &plan, &kept, age).map(Sharing::Answer);
-        }
+    let allowed = allowed.saturating_sub(asked.elapsed());
+    let answer = match found {
+        Found::Hit(kept, age) => hit(accepted, &plan, &kept, age),
         Found::Missing => return Err(GatewayError::NotKept),
         Found::Conflict => return Err(GatewayError::KeyReused),
-        Found::Alone => return Ok(Sharing::Alone(call)),
-        Found::Lead(lead) => Joined::Lead(lead),
-        Found::Follow(mut follower) => {
-            let joined =
-                timeout_at(call.deadline, follower.head()).await.map_err(|_| GatewayError::Deadline)?;
-            accepted.cache = CacheResult::Coalesced;
-            if let Joined::Head(head) = joined {
-                accepted.waive();
-                let shared = Shared::follow(follower, None, plan.form(&head));
-                return answer(&plan, &call, head, shared).await.map(Sharing::Answer);
-            }
-            joined
-        }
+        Found::Alone => None,
+        Found::Lead(lead) => Some(lead_run(accepted, &plan, &call, lead, allowed).await?),
+        Found::Follow(follower) => follow(accepted, &plan, &call, follower, allowed).await?,
     };
-    loop {
-        match joined {
-            Joined::Lead(lead) => {
-                accepted.cache = plan.missed();
-                return lead_run(accepted, &plan, &call, lead).await.map(Sharing::Answer);
-            }
-            Joined::Alone => return Ok(Sharing::Alone(call)),
-            Joined::Conflict => return Err(GatewayError::KeyReused),
-            Joined::Failed(about) => return Err(GatewayError::to_follower(&about)),
-            // Only ever the first thing heard.
-            Joined::Head(_) => joined = Joined::Alone,
-        }
+    Ok(answer.map_or(Sharing::Alone(call), Sharing::Answer))
+}
+
+/// A kept answer, in the form the client asked for; `None` where it cannot be had in that form.
+fn hit(accepted: &mut Accepted, plan: &Plan, kept: &Arc<Kept>, age: Duration) -> Option<Response<Answer>> {
+    let mut response = if plan.is_other(&kept.head) {
+        convert(accepted, plan, &kept.head, &kept.pieces)?
+    } else {
+        let form = plan.form(&kept.head);
+        let shared = Shared::replay(Arc::clone(kept), form, accepted.gateway.metrics.streams.clone());
+        response(accepted, &kept.head, Answer::Shared(Box::new(shared)))
+    };
+    response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
+    accepted.cache = CacheResult::Hit;
+    accepted.waive();
+    accepted.note(|settle| settle.trail.first_content = Some(settle.trail.start.elapsed()));
+    Some(response)
+}
+
+/// Waits for an answer that is being made; takes over where its maker fails. `None`: it cannot be shared after all.
+async fn follow(
+    accepted: &mut Accepted,
+    plan: &Plan,
+    call: &Call,
+    mut follower: Follower,
+    allowed: Duration,
+) -> Result<Option<Response<Answer>>, GatewayError> {
+    let began = Instant::now();
+    let joined = timeout_at(call.deadline, follower.head()).await;
+    accepted.note(|settle| settle.trail.upstream_wait += began.elapsed());
+    let head = match joined.map_err(|_| GatewayError::Deadline)? {
+        Joined::Head(head) => head,
+        Joined::Lead(lead) => return lead_run(accepted, plan, call, lead, allowed).await.map(Some),
+        Joined::Alone => return Ok(None),
+        Joined::Conflict => return Err(GatewayError::KeyReused),
+        Joined::Failed(about) => return Err(GatewayError::to_follower(&about)),
+    };
+    let streams = accepted.gateway.metrics.streams.clone();
+    let mut shared = Shared::follow(follower, None, plan.form(&head), call.deadline, streams);
+    let response = if plan.is_other(&head) {
+        let began = Instant::now();
+        let all = timeout_at(call.deadline, shared.collect()).await.map_err(|_| GatewayError::Deadline)?;
+        accepted.note(|settle| settle.trail.upstream_wait += began.elapsed());
+        // Nothing has gone to this client: what broke, or cannot be had in its form, it may have made anew.
+        let Some(response) = all.ok().and_then(|pieces| convert(accepted, plan, &head, &pieces)) else {
+            return Ok(None);
+        };
+        response
+    } else {
+        response(accepted, &head, Answer::Shared(Box::new(shared)))
+    };
+    accepted.waive();
+    if accepted.cache != CacheResult::Stale {
+        accepted.cache = CacheResult::Coalesced;
     }
+    accepted.note(|settle| settle.trail.first_content = Some(settle.trail.start.elapsed()));
+    Ok(Some(response))
 }
 
 /// Starts the run and serves the client that began it from it.
@@ -81,95 +122,61 @@ async fn lead_run(
     plan: &Plan,
     call: &Call,
     lead: Lead,
+    allowed: Duration,
 ) -> Result<Response<Answer>, GatewayError> {
-    let told = run::start(accepted, plan, call, lead).await;
-    let told = timeout_at(call.deadline + run::SPARE, told).await.map_err(|_| GatewayError::Deadline)?;
-    let Made { head, follower, story, stale } = told.map_err(|_| GatewayError::Internal)??;
+    accepted.cache = plan.missed();
+    let (story, told) = run::start(accepted, plan, call, lead, allowed).await;
+    let told = timeout_at(call.deadline, told).await;
     if let Some(settle) = &mut accepted.settle {
-        let trail = story.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        settle.trail = trail;
+        settle.trail.clone_from(&story.lock().unwrap_or_else(PoisonError::into_inner));
     }
-    if stale.is_some() {
-        accepted.cache = CacheResult::Stale;
-        accepted.note(|settle| settle.trail.path = None);
+    // A run that ended without a word has panicked.
+    let made = told.map_err(|_| GatewayError::Deadline)?.map_err(|_| GatewayError::Internal)?;
+    let Made { head, headers, follower } = made?;
+    let streams = accepted.gateway.metrics.streams.clone();
+    let shared = Shared::follow(follower, Some(story), plan.form(&head), call.deadline, streams);
+    let mut response = response(accepted, &head, Answer::Shared(Box::new(shared)));
+    for (name, value) in &headers {
+        if !response.headers().contains_key(name) {
+            response.headers_mut().append(name, value.clone());
+        }
     }
-    let shared = Shared::follow(follower, Some(story), plan.form(&head));
-    let mut response = answer(plan, call, head, shared).await?;
-    if let Some(age) = stale {
-        response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
-    }
-    Ok(response)
-}
-
-/// The answer of a run, in the form the client asked for.
-async fn answer(
-    plan: &Plan,
-    call: &Call,
-    head: Head,
-    mut shared: Shared,
-) -> Result<Response<Answer>, GatewayError> {
-    let whole =
-        StatusCode::from_u16(head.status).is_ok_and(|s| s.is_success()) && head.streamed != plan.stream;
-    if whole && plan.converts {
-        let all = timeout_at(call.deadline, shared.collect()).await.map_err(|_| GatewayError::Deadline)?;
-        let pieces = all.map_err(|_| GatewayError::Upstream(tidegate_router::outcome::Class::Cut))?;
-        return convert(plan, &head, &pieces);
-    }
-    Ok(response(plan, &head, Answer::Shared(Box::new(shared))))
-}
-
-/// A kept answer, in the form the client asked for.
-fn kept_answer(
-    accepted: &mut Accepted,
-    plan: &Plan,
-    kept: &Arc<Kept>,
-    age: Duration,
-) -> Result<Response<Answer>, GatewayError> {
-    accepted.waive();
-    let head = &kept.head;
-    let mut response = if head.streamed != plan.stream && plan.converts {
-        convert(plan, head, &kept.pieces)?
-    } else {
-        let shared = Shared::replay(Arc::clone(kept), plan.form(head));
-        response(plan, head, Answer::Shared(Box::new(shared)))
-    };
-    response.headers_mut().insert(header::AGE, HeaderValue::from(age.as_secs()));
     Ok(response)
 }
 
 /// A plain answer as a stream, or a stream as a plain answer.
-fn convert(plan: &Plan, head: &Head, pieces: &[bytes::Bytes]) -> Result<Response<Answer>, GatewayError> {
-    let made = if plan.stream {
-        let events =
-            pieces.first().and_then(|body| tidegate_wire::replay::unfold(plan.dialect, body, plan.usage));
-        events.map(|events| (Answer::Shared(Box::new(Shared::made(events))), "text/event-stream"))
+fn convert(accepted: &mut Accepted, plan: &Plan, head: &Head, pieces: &[Bytes]) -> Option<Response<Answer>> {
+    let (body, content_type) = if plan.stream {
+        let events = tidegate_wire::replay::unfold(plan.dialect, pieces.first()?, plan.usage)?;
+        let shared = Shared::made(events, accepted.gateway.metrics.streams.clone());
+        (Answer::Shared(Box::new(shared)), "text/event-stream")
     } else {
-        let body = run::folded(plan.dialect, pieces);
-        body.map(|body| (Answer::Whole(body.into()), "application/json"))
+        (Answer::Whole(run::folded(plan.dialect, pieces)?.into()), "application/json")
     };
-    // A client waits for it and nothing was sent: better an error that it may repeat than an answer of the wrong form.
-    let (body, content_type) = made.ok_or(GatewayError::Internal)?;
-    let head = Head { content_type: content_type.to_owned(), about: String::new(), ..head.clone() };
-    Ok(response(plan, &head, body))
+    let head = Head { content_type: content_type.to_owned(), streamed: plan.stream, ..head.clone() };
+    Some(response(accepted, &head, body))
 }
 
-fn response(plan: &Plan, head: &Head, body: Answer) -> Response<Answer> {
+fn response(accepted: &mut Accepted, head: &Head, body: Answer) -> Response<Answer> {
+    let about = About::read(&head.about);
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
+    about.put(headers);
     if let Ok(value) = HeaderValue::from_str(&head.content_type) {
         headers.insert(header::CONTENT_TYPE, value);
     }
-    if let Some(coding) = About::from(head.about.as_str()).coding
-        && let Ok(value) = HeaderValue::from_str(coding)
-    {
-        headers.insert(header::CONTENT_ENCODING, value);
-    }
     // No cache on the way may keep what a POST was answered with.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    if plan.is_stream(head) {
+    if head.streamed {
+        // A buffering proxy in front of us would undo the flush per event.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
+    if let Some(age) = about.stale {
+        headers.insert(header::AGE, HeaderValue::from(age));
+        accepted.cache = CacheResult::Stale;
+    }
+    accepted.note(|settle| settle.trail.fell_back |= about.fallback);
     response
 }
 
@@ -179,20 +186,23 @@ impl Plan {
             dialect: self.dialect,
             streamed: head.streamed,
             drop_usage: head.streamed && !self.usage,
-            length: About::from(head.about.as_str()).length,
+            length: About::read(&head.about).length,
         }
     }
 
-    /// A client that brings its own key, or will not have what is kept, gets its answer past the cache.
+    /// The answer is a stream and the client wants none, or the other way round.
+    fn is_other(&self, head: &Head) -> bool {
+        self.converts
+            && head.streamed != self.stream
+            && StatusCode::from_u16(head.status).is_ok_and(|status| status.is_success())
+    }
+
+    /// A client that names its own request, or will not have what is kept, gets its answer past the cache.
     const fn missed(&self) -> CacheResult {
         match self.read {
             _ if self.idempotent => CacheResult::Bypass,
             Read::Fresh => CacheResult::Bypass,
             Read::Normal | Read::MaxAge(_) | Read::OnlyIfCached => CacheResult::Miss,
         }
-    }
-
-    const fn is_stream(&self, head: &Head) -> bool {
-        head.streamed && self.stream
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::Counter;
-use tidegate_wire::answer::{Chunk, ChunkPeek, Dialect, peek_chunk};
+use tidegate_wire::answer::{Chunk, ChunkPeek, Dialect, Usage, peek_chunk};
 use tidegate_wire::sse::{Event, Splitter};
 use tokio::time::timeout;
 
@@ -37,6 +37,10 @@ pub struct Events {
     terminal: bool,
     /// Of the next event, where a stream numbers them.
     pub next_number: u64,
+    /// As the upstream said last.
+    pub usage: Option<Usage>,
+    /// Events with content.
+    pub emitted: u64,
 }
 
 /// What comes next in a stream.
@@ -67,11 +71,15 @@ impl Events {
             ended: 0,
             terminal: false,
             next_number: 0,
+            usage: None,
+            emitted: 0,
         }
     }
 
-    /// Takes note of what an event said about the end.
+    /// Takes note of what an event said about the end and the usage.
     pub fn note(&mut self, peek: &ChunkPeek) {
+        self.usage = peek.usage.or(self.usage);
+        self.emitted += u64::from(peek.content);
         self.begun |= peek.begun;
         self.ended |= peek.ended;
         self.terminal |= peek.terminal && peek.ended == 0;

@@ -24,6 +24,16 @@ impl Owner {
         }
     }
 
+    /// Of an answer that went out whole.
+    pub fn end_of_whole(&self) -> End {
+        match self {
+            Self::Client(settle) => {
+                http::StatusCode::from_u16(settle.status).map_or(End::Success, End::of_status)
+            }
+            Self::None | Self::Run(_) => End::Success,
+        }
+    }
+
     /// All is said: a client's request is settled.
     pub fn finish(&mut self, end: End) {
         if let Some(trail) = self.trail() {

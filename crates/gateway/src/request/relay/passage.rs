@@ -38,14 +38,14 @@ impl Passage {
     /// The next piece; an error when the upstream broke off, which leaves the client's transfer unfinished.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         if let Some(bytes) = self.held.pop_front() {
-            self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+            self.went(&bytes);
             return Poll::Ready(Some(Ok(bytes)));
         }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let end = match body.poll_data(cx) {
             Poll::Ready(Some(Ok(bytes))) => match self.watch.piece(true, cx) {
                 None => {
-                    self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    self.went(&bytes);
                     return Poll::Ready(Some(Ok(bytes)));
                 }
                 Some(_) => End::Interrupted("stream_interrupted"),
@@ -60,5 +60,13 @@ impl Passage {
         self.body = None;
         self.owner.finish(end);
         Poll::Ready(if end == End::Success { None } else { Some(Err(Broken)) })
+    }
+
+    fn went(&mut self, bytes: &Bytes) {
+        self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+        if self.left == Some(0) {
+            // Nobody asks again after the last byte.
+            self.owner.finish(End::Success);
+        }
     }
 }

@@ -1,17 +1,21 @@
 //! A run: an answer made for all who wait for it.
 //!
-//! A task of the worker whose client began it. It ends early only when nobody waits any more.
+//! A task of the worker whose client began it, with the route's time, while each client keeps its own. It ends early
+//! only when nobody waits any more; one that has an `Idempotency-Key` goes on even then, because the client whose
+//! connection broke will ask for it again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as _;
-use tidegate_store::answers::{Follower, Head, Kept, Lead};
+use tidegate_store::answers::{Follower, Head, Kept, Lead, Read};
 use tidegate_wire::answer::Dialect;
+use tidegate_wire::usage_option::ask_for_usage;
 use tidegate_wire::{cacheable, replay, sse};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::about::About;
 use super::plan::Plan;
@@ -26,9 +30,6 @@ use crate::request::route::Call;
 use crate::request::settle::End;
 use crate::request::trail::Trail;
 
-/// Beyond the deadline, for the run itself to say that it has passed.
-pub const SPARE: Duration = Duration::from_millis(250);
-
 /// What a run met so far; its last word is there when the body has ended.
 pub type Story = Arc<Mutex<Trail>>;
 
@@ -36,31 +37,43 @@ pub type Story = Arc<Mutex<Trail>>;
 pub struct Made {
     /// Of the answer.
     pub head: Head,
+    /// All that the upstream sent.
+    pub headers: HeaderMap,
     /// For the client that began it.
     pub follower: Follower,
-    /// What it met.
-    pub story: Story,
-    /// A kept answer past its time stands in; this old.
-    pub stale: Option<Duration>,
 }
 
 type Told = oneshot::Sender<Result<Made, GatewayError>>;
 
-/// Begins a run; the answer's beginning, or why there is none, comes through what is returned.
+/// Begins a run. What it meets is in the first of what is returned; the answer's beginning, or why there is none,
+/// comes through the second. `allowed` bounds the wait for the store.
 pub async fn start(
     accepted: &mut Accepted,
     plan: &Plan,
     call: &Call,
     lead: Lead,
-) -> oneshot::Receiver<Result<Made, GatewayError>> {
+    allowed: Duration,
+) -> (Story, oneshot::Receiver<Result<Made, GatewayError>>) {
     let gateway = Arc::clone(&accepted.gateway);
     let mut call = call.clone();
     // Others may not read the coding that this client does.
     call.parsed.headers.remove(header::ACCEPT_ENCODING);
-    let stale = if plan.rules.stale.is_zero() {
-        None
-    } else {
-        gateway.answers.stale(plan.key, &plan.note, gateway.limits.timeout()).await
+    if let Some(route) = gateway.routes.get(call.route) {
+        call.deadline = Instant::now() + if call.parsed.stream { route.stream_total } else { route.total };
+        call.deadline_is_clients = false;
+    }
+    if plan.converts
+        && call.parsed.stream
+        && let Some(body) = ask_for_usage(&call.parsed.body)
+    {
+        // Others may want it, and so does a plain answer that is made of the stream.
+        call.parsed.body = body;
+    }
+    let stale = match plan.read {
+        Read::Normal if !plan.rules.stale.is_zero() => {
+            gateway.answers.stale(plan.key, &plan.note, allowed).await
+        }
+        _ => None,
     };
     call.has_stale = stale.is_some();
     let id = accepted.settle.as_ref().map(|settle| settle.trail.request_id.clone());
@@ -68,19 +81,22 @@ pub async fn start(
     let mut bill = None;
     accepted.note(|settle| {
         trail.start = settle.trail.start;
+        trail.upstream_wait = settle.trail.upstream_wait;
         bill = settle.bill.take();
     });
     let (told, made) = oneshot::channel();
+    let story = Arc::new(Mutex::new(trail));
     let run = Run {
         gateway,
         bill,
-        story: Arc::new(Mutex::new(trail)),
+        story: Arc::clone(&story),
         dialect: plan.dialect,
         idempotent: plan.idempotent,
+        max_size: plan.rules.max_size,
         stale,
     };
-    tokio::spawn(run.go(call, lead, told));
-    made
+    crate::worker::spawn(run.go(call, lead, told));
+    (story, made)
 }
 
 struct Run {
@@ -89,6 +105,7 @@ struct Run {
     story: Story,
     dialect: Dialect,
     idempotent: bool,
+    max_size: usize,
     stale: Option<(Arc<Kept>, Duration)>,
 }
 
@@ -99,7 +116,7 @@ impl Run {
         let result = tokio::select! {
             biased;
             result = Box::pin(attempt::attempt(&gateway, &mut trail, call)) => result,
-            () = nobody(&mut told, &lead) => return self.write(&trail),
+            () = self.unwanted(Some(&mut told), &lead) => return self.write(&trail),
             () = gateway.drain.cut.cancelled() => Err(GatewayError::Draining),
         };
         let failed = result.as_ref().map_or(true, |answered| answered.status.is_server_error());
@@ -118,16 +135,15 @@ impl Run {
             }
         };
         let fell_back = trail.fell_back;
-        let (parts, mut body) = relay::relay(&gateway, answered, false).into_parts();
-        let text =
-            |name: HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let (parts, mut body) = relay::relay(&gateway, answered, relay::For::Run).into_parts();
+        let about = About::of(&body, &parts.headers, fell_back);
+        let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let head = Head {
             status: parts.status.as_u16(),
-            content_type: text(header::CONTENT_TYPE).to_owned(),
+            content_type: content_type.unwrap_or_default().to_owned(),
             streamed: matches!(body, Answer::Relay(_)),
-            about: About::of(&body, text(header::CONTENT_ENCODING)).to_string(),
+            about: about.write(),
         };
-        let is_plain = text(header::CONTENT_ENCODING).is_empty();
         if matches!(body, Answer::Whole(_)) && trail.end == End::Running {
             trail.end = End::of_status(parts.status);
         }
@@ -137,23 +153,32 @@ impl Run {
             Answer::Passage(passage) => passage.owner = Owner::Run(Box::new(trail)),
             Answer::Whole(_) | Answer::Shared(_) => {}
         }
-        self.began(&lead, &head, told, None);
-        let mut pieces = Vec::new();
+        self.began(&lead, &head, parts.headers, told);
+        let judged = !self.idempotent && head.status == 200 && about.is_plain() && !fell_back;
+        let mut gathered = Gathered { pieces: judged.then(Vec::new), size: 0, max_size: self.max_size };
         let whole = loop {
             let next = tokio::select! {
                 biased;
                 next = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)) => next,
-                () = lead.unwanted() => break false,
+                () = self.unwanted(None, &lead) => break false,
             };
             self.hear(&mut body);
-            match next {
-                None => break true,
+            let end = self.story().end;
+            match (next, end) {
+                (None, _) => break true,
+                // The upstream's own word on what went wrong; nothing comes after it.
+                (Some(Ok(frame)), End::Interrupted("upstream_error_event")) => {
+                    gathered.pieces = None;
+                    if let Ok(piece) = frame.into_data() {
+                        lead.piece(piece).await;
+                    }
+                    break true;
+                }
                 // A break is told by each client's own event.
-                Some(_) if matches!(self.story().end, End::Interrupted(_)) => break false,
-                Some(Err(_)) => break false,
-                Some(Ok(frame)) => {
+                (Some(_), End::Interrupted(_)) | (Some(Err(_)), _) => break false,
+                (Some(Ok(frame)), _) => {
                     let Ok(piece) = frame.into_data() else { continue };
-                    pieces.push(piece.clone());
+                    gathered.add(&piece);
                     lead.piece(piece).await;
                 }
             }
@@ -161,8 +186,12 @@ impl Run {
         if !whole {
             return lead.fail();
         }
-        let may_keep = head.status == 200 && is_plain && !fell_back && self.may_keep(&head, &pieces);
-        lead.complete(if self.idempotent { parts.status.is_success() } else { may_keep });
+        let done = !matches!(self.story().end, End::Interrupted(_));
+        let may_keep = match gathered.pieces {
+            Some(pieces) => self.may_keep(&head, &pieces),
+            None => self.idempotent && done && parts.status.is_success(),
+        };
+        lead.complete(may_keep);
     }
 
     /// Serves what was kept, though its time has passed.
@@ -172,8 +201,10 @@ impl Run {
         trail.usage = None;
         trail.no_retry = false;
         trail.path = None;
+        trail.first_content = Some(trail.start.elapsed());
         self.write(&trail);
-        self.began(&lead, &kept.head, told, Some(age));
+        let head = Head { about: About::stale(&kept.head.about, age).write(), ..kept.head.clone() };
+        self.began(&lead, &head, HeaderMap::new(), told);
         for piece in &kept.pieces {
             lead.piece(piece.clone()).await;
         }
@@ -181,12 +212,10 @@ impl Run {
     }
 
     /// Lets those who wait know that there is an answer.
-    fn began(&self, lead: &Lead, head: &Head, told: Told, stale: Option<Duration>) {
+    fn began(&self, lead: &Lead, head: &Head, headers: HeaderMap, told: Told) {
         lead.head(head.clone());
-        let made =
-            Made { head: head.clone(), follower: lead.follower(), story: Arc::clone(&self.story), stale };
         // The client that began it may have left.
-        let _ = told.send(Ok(made));
+        let _ = told.send(Ok(Made { head: head.clone(), headers, follower: lead.follower() }));
     }
 
     fn may_keep(&self, head: &Head, pieces: &[Bytes]) -> bool {
@@ -212,6 +241,17 @@ impl Run {
         }
     }
 
+    /// Completes when nobody waits: neither the client that began it, where that has not been told yet, nor another.
+    async fn unwanted(&self, told: Option<&mut Told>, lead: &Lead) {
+        if self.idempotent {
+            return std::future::pending().await;
+        }
+        if let Some(told) = told {
+            told.closed().await;
+        }
+        lead.unwanted().await;
+    }
+
     fn story(&self) -> std::sync::MutexGuard<'_, Trail> {
         self.story.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,10 +269,23 @@ impl Drop for Run {
     }
 }
 
-/// Nobody waits: neither the client that began it nor any other.
-async fn nobody(told: &mut Told, lead: &Lead) {
-    told.closed().await;
-    lead.unwanted().await;
+/// What is looked at before it is kept; given up where it grows too large for that.
+struct Gathered {
+    pieces: Option<Vec<Bytes>>,
+    size: usize,
+    max_size: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, piece: &Bytes) {
+        self.size += piece.len();
+        if self.size > self.max_size {
+            self.pieces = None;
+        }
+        if let Some(pieces) = &mut self.pieces {
+            pieces.push(piece.clone());
+        }
+    }
 }
 
 /// A stream's events as the plain answer they make up.

@@ -192,7 +192,10 @@ impl Gateway {
             .with_secret(config.store.as_ref().and_then(|store| store.secret.clone()))
             .with_on_nodes({
                 let limiter = Arc::clone(limits.limiter());
-                Box::new(move |nodes| limiter.set_nodes(nodes))
+                Box::new(move |nodes| {
+                        metrics::gauge!("tidegate_fleet_nodes").set(f64::from(nodes));
+                        limiter.set_nodes(nodes);
+                    })
             });
         Ok(Self {
             limits,

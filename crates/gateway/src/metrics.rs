@@ -72,7 +72,6 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         "Requests on routes with a cache, by its part in them"
     );
     describe_counter!("tidegate_rate_limit_decisions_total", "Limits asked, by scope and what they said");
-    describe_counter!("tidegate_store_failures_total", "Calls to the store that gave nothing");
     describe_gauge!("tidegate_store_up", "1 while the store answers");
     describe_histogram!("tidegate_store_operation_seconds", "Calls to the store");
     describe_gauge!("tidegate_cache_bytes", "Answers kept in this node's memory");

@@ -15,12 +15,15 @@ const ASIDE: Duration = Duration::from_millis(250);
 
 /// This process's own, also for what is counted on this node alone and while the store is away.
 pub fn embedded() -> Store {
-    Store::embedded(Embedded::new(Bounds::default(), since_1970))
+    Store::embedded(Embedded::new(Bounds::default(), crate::clock::since_1970))
 }
 
 /// What the nodes share; not waited for. Must be called inside a runtime that lives as long as the process.
 pub fn shared(config: &Config) -> Result<Store, String> {
-    let Some(store) = &config.store else { return Ok(embedded()) };
+    let Some(store) = &config.store else {
+        metrics::gauge!("tidegate_store_up").set(1.0);
+        return Ok(embedded());
+    };
     let used::StoreUrl { kind, tls, addresses, username, database, master } = store.url.clone();
     let setup = redis::Setup {
         kind: match kind {
@@ -45,8 +48,4 @@ pub fn answers(config: &Config, store: Store) -> Arc<Answers> {
     let secret = config.store.as_ref().and_then(|store| store.secret.as_ref());
     let secret = secret.map(|secret| secret.expose_secret().as_bytes());
     Answers::new(store, config.node.cache_memory, secret, ASIDE)
-}
-
-fn since_1970() -> Duration {
-    crate::clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }

@@ -7,6 +7,7 @@
 pub mod observe;
 pub mod probe;
 pub mod shadow;
+pub mod spending;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -59,6 +59,15 @@ pub fn mirror(gateway: &Arc<Gateway>, call: &Call, model: usize) {
             return path.metrics.shadow("skipped");
         }
     };
+    let price = gateway.limits.price(name);
+    let tokens = tidegate_wire::tokens::estimate(body.len()) as f64;
+    let output = f64::from(rules(&path, name).max_tokens);
+    let cost = price.map_or(0.0, |price| tokens * price.input + output * price.output);
+    let usd_per_day = path.upstream.config.health.shadow_budget.usd_per_day;
+    if !path.upstream.shadows.take(cost, usd_per_day, crate::clock::since_1970()) {
+        tracing::debug!(path = %path.name, "a request is not copied: today's money for copies is spent");
+        return path.metrics.shadow("skipped");
+    }
     let mut copy = call.clone();
     copy.parsed.body = body;
     copy.deadline = Instant::now() + LONGEST;
@@ -131,7 +140,7 @@ async fn shows(call: &Call, answered: Answered) -> Result<(), Verdict> {
         Body::Whole(bytes, _) if mirror::says_something(dialect, &bytes) => Ok(()),
         Body::Whole(..) => Err(Verdict::Fail("the answer says nothing".to_owned())),
         Body::Passage(..) => Ok(()),
-        Body::Events(_, events, _place) => stream(events).await,
+        Body::Events(_, events, _place) => stream(*events).await,
     }
 }
 

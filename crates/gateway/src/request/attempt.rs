@@ -66,7 +66,7 @@ pub enum Body {
     /// The beginning, and the rest as it comes.
     Passage(Held, AnswerBody, InFlight),
     /// Events up to the first content, and the rest.
-    Events(Held, Events, InFlight),
+    Events(Held, Box<Events>, InFlight),
 }
 
 /// An attempt that gave nothing for the client.

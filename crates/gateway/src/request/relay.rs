@@ -58,7 +58,7 @@ pub fn relay(gateway: &Gateway, answered: Answered, whom: For) -> Response<Answe
             active.increment(1.0);
             Answer::Relay(Box::new(Relay {
                 held,
-                events: Some(events),
+                events: Some(*events),
                 watch,
                 owner: Owner::None,
                 drop_usage: whom == For::Client { drop_usage: true },

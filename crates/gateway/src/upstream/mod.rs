@@ -22,6 +22,7 @@ use http::HeaderValue;
 use tidegate_config::used;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::health::spending::Spending;
 use crate::metrics::PathMetrics;
 
 /// One upstream at run time.
@@ -33,6 +34,8 @@ pub struct Upstream {
     pub host: HeaderValue,
     /// Its keys.
     pub keys: keys::KeyRing,
+    /// What copies of requests cost there today.
+    pub shadows: Spending,
     slots: Arc<Semaphore>,
     queued: AtomicUsize,
 }
@@ -46,7 +49,7 @@ impl Upstream {
         let keys = keys::KeyRing::new(&config.keys)
             .map_err(|n| format!("upstream `{}`: key {} cannot stand in a header", config.name, n + 1))?;
         let slots = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { host, keys, config, slots, queued: AtomicUsize::new(0) })
+        Ok(Self { host, keys, shadows: Spending::default(), config, slots, queued: AtomicUsize::new(0) })
     }
 
     /// A place, if one is free.

@@ -382,7 +382,7 @@ async fn first_content(mut events: Events, place: InFlight, pace: &Pace) -> Resu
         }
     };
     match timeout_at(pace.first_by, read).await {
-        Ok(Ok(())) => Ok(Body::Events(held, events, place)),
+        Ok(Ok(())) => Ok(Body::Events(held, Box::new(events), place)),
         Ok(Err(failed)) => Err(failed),
         Err(_) => Err(Failed::new(Class::Timeout, "no content within the time to the first content")),
     }

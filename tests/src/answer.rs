@@ -143,3 +143,34 @@ pub fn text_of(events: &str) -> String {
         .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
         .collect()
 }
+
+/// A finished response of the Responses API that says `text`.
+pub fn response(text: &str) -> Value {
+    json!({
+        "id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": "completed",
+        "incomplete_details": null, "error": null,
+        "output": [{"id": "msg_1", "type": "message", "role": "assistant", "status": "completed",
+                    "content": [{"type": "output_text", "text": text, "annotations": []}]}],
+        "usage": {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}
+    })
+}
+
+/// What answers this request to Responses with `text`: plain or as events.
+pub fn to_response(asked: &Value, text: &str) -> Bytes {
+    if asked["stream"] != true {
+        return json(200, &response(text));
+    }
+    let events = [
+        json!({"type": "response.created", "sequence_number": 0,
+            "response": {"id": "resp_1", "object": "response", "status": "in_progress", "output": []}}),
+        json!({"type": "response.output_text.delta", "sequence_number": 1, "item_id": "msg_1",
+            "output_index": 0, "content_index": 0, "delta": text}),
+        json!({"type": "response.completed", "sequence_number": 2, "response": response(text)}),
+    ];
+    let mut wire = stream_head().to_vec();
+    for event in events {
+        wire.extend(piece(format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap())));
+    }
+    wire.extend(last_piece());
+    wire.into()
+}

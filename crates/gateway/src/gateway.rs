@@ -193,9 +193,9 @@ impl Gateway {
             .with_on_nodes({
                 let limiter = Arc::clone(limits.limiter());
                 Box::new(move |nodes| {
-                        metrics::gauge!("tidegate_fleet_nodes").set(f64::from(nodes));
-                        limiter.set_nodes(nodes);
-                    })
+                    metrics::gauge!("tidegate_fleet_nodes").set(f64::from(nodes));
+                    limiter.set_nodes(nodes);
+                })
             });
         Ok(Self {
             limits,

@@ -14,7 +14,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 use tidegate_store::answers::{Follower, Found, Head, Joined, Kept, Lead, Read};
 use tokio::time::{Instant, timeout_at};
 
@@ -125,21 +126,34 @@ async fn lead_run(
     allowed: Duration,
 ) -> Result<Response<Answer>, GatewayError> {
     accepted.cache = plan.missed();
+    let began = Instant::now();
     let (story, told) = run::start(accepted, plan, call, lead, allowed).await;
     let told = timeout_at(call.deadline, told).await;
-    if let Some(settle) = &mut accepted.settle {
-        settle.trail.clone_from(&story.lock().unwrap_or_else(PoisonError::into_inner));
-    }
+    accepted.note(|settle| {
+        let met = story.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waited = settle.trail.upstream_wait + began.elapsed();
+        settle.trail = met;
+        if told.is_err() {
+            // The run has not come to an end of its own, and its attempt is under way.
+            settle.trail.attempts = settle.trail.attempts.max(1);
+            settle.trail.upstream_wait = waited;
+        }
+    });
     // A run that ended without a word has panicked.
     let made = told.map_err(|_| GatewayError::Deadline)?.map_err(|_| GatewayError::Internal)?;
     let Made { head, headers, follower } = made?;
     let streams = accepted.gateway.metrics.streams.clone();
-    let shared = Shared::follow(follower, Some(story), plan.form(&head), call.deadline, streams);
+    let mut shared = Shared::follow(follower, Some(story), plan.form(&head), call.deadline, streams);
+    if plan.is_other(&head) {
+        // Only what was kept before comes in another form than was asked for.
+        let all = timeout_at(call.deadline, shared.collect()).await.map_err(|_| GatewayError::Deadline)?;
+        let pieces = all.map_err(|_| GatewayError::Internal)?;
+        return convert(accepted, plan, &head, &pieces).ok_or(GatewayError::Internal);
+    }
     let mut response = response(accepted, &head, Answer::Shared(Box::new(shared)));
-    for (name, value) in &headers {
-        if !response.headers().contains_key(name) {
-            response.headers_mut().append(name, value.clone());
-        }
+    let own: Vec<HeaderName> = response.headers().keys().cloned().collect();
+    for (name, value) in headers.iter().filter(|(name, _)| !own.contains(name)) {
+        response.headers_mut().append(name, value.clone());
     }
     Ok(response)
 }

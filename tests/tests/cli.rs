@@ -107,9 +107,10 @@ async fn an_unset_variable_is_a_fault_in_both() {
 #[tokio::test]
 async fn a_section_that_is_not_built_is_refused_not_ignored() {
     for section in [
-        "store: {url: \"redis://127.0.0.1:6379\"}",
         "conversations: {ttl: 1h}",
         "batch: {window: 5ms, max: 8}",
+        "filters: [{name: keys, patterns: [\"sk-[a-z]+\"]}]",
+        "auth: {signature: {window: 300s}}",
     ] {
         let ended = with_file(&format!("{SOUND}{section}\n"), &["check"]).await;
         assert_eq!(ended.code, 2, "{section}");
@@ -197,6 +198,23 @@ async fn explain_tells_route_paths_and_refusals() {
     let ended = with_file(&yaml, &["explain", "--model", "llama"]).await;
     assert_eq!(ended.code, 1);
     assert!(ended.out.contains("model_not_found"), "{}", ended.out);
+}
+
+#[tokio::test]
+async fn explain_tells_cache_limits_and_price() {
+    let yaml = SOUND.replace("to: [one]}", "to: [one], cache: {ttl: 1h}, limits: [{requests: 3000/min}]}")
+        + "store: {url: \"redis://127.0.0.1:6379\"}\nlimits: [{per: ip, tokens: 500/day}]\nprices: {\"gpt*\": {input: 2.5, output: 10}}\n";
+    let ended = with_file(&yaml, &["explain", "--model", "gpt-4o"]).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    for part in [
+        "cache: answers are kept for 1h",
+        "and the store",
+        "each address: 500 tokens a UTC day",
+        "this route: 3000 requests in 1m",
+        "price: 2.5 USD per million tokens read, 10 written",
+    ] {
+        assert!(ended.out.contains(part), "{part}:\n{}", ended.out);
+    }
 }
 
 #[tokio::test]

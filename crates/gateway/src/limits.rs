@@ -17,7 +17,7 @@ use tidegate_wire::tokens::{self, Counter};
 
 /// Expected of an answer before anything was learnt, tokens.
 const OUTPUT: f64 = 512.0;
-/// Pairs of client and model for which the length of answers is learnt; all others share one.
+/// Pairs of client and model for which the length of answers is learnt; all others of a client share one.
 const LEARNT_MAX: usize = 10_000;
 
 /// The limits of one node.
@@ -29,15 +29,36 @@ pub struct Limits {
     per_ip: Vec<Arc<Rule>>,
     per_model: Vec<Arc<Rule>>,
     /// Those that hold for every request.
-    node: Vec<Applies>,
+    node: Applying,
     /// By client, its own and the file's.
-    clients: Vec<Vec<Applies>>,
+    clients: Vec<Applying>,
     /// By route.
-    routes: Vec<Vec<Applies>>,
+    routes: Vec<Applying>,
     prices: Vec<Price>,
     counter: Option<Counter>,
     meters: bool,
-    outputs: RwLock<HashMap<(usize, String), Arc<Output>>>,
+    outputs: RwLock<Outputs>,
+}
+
+/// Limits that hold for a request.
+#[derive(Debug, Default, Clone)]
+pub struct Applying {
+    /// What the limiter is asked.
+    pub rules: Vec<Applies>,
+    /// Tokens or money are among what they count.
+    pub counts: bool,
+}
+
+impl Applying {
+    fn add(&mut self, rule: &Arc<Rule>, subject: &str) {
+        self.counts |= matches!(rule.meter, Meter::Tokens(_) | Meter::Usd(_));
+        self.rules.push(Applies::new(Arc::clone(rule), subject));
+    }
+
+    fn extend(&mut self, others: &Self) {
+        self.counts |= others.counts;
+        self.rules.extend(others.rules.iter().cloned());
+    }
 }
 
 /// What a request is expected to cost.
@@ -58,9 +79,32 @@ impl Estimate {
     }
 }
 
+/// By client, then model; the model "" is the one that those beyond `LEARNT_MAX` share.
+#[derive(Debug, Default)]
+struct Outputs {
+    by_client: HashMap<usize, HashMap<String, Output>>,
+    count: usize,
+}
+
+impl Outputs {
+    fn get(&self, client: usize, model: &str) -> Option<&Output> {
+        let models = self.by_client.get(&client)?;
+        models.get(model).or_else(|| models.get("").filter(|_| self.count >= LEARNT_MAX))
+    }
+
+    fn insert(&mut self, client: usize, model: &str) -> &Output {
+        let models = self.by_client.entry(client).or_default();
+        let model = if self.count < LEARNT_MAX || models.contains_key(model) { model } else { "" };
+        models.entry(model.to_owned()).or_insert_with(|| {
+            self.count += 1;
+            Output(AtomicU64::new(OUTPUT.to_bits()))
+        })
+    }
+}
+
 /// How long the answers of a model are to a client: about the 90th percentile.
 #[derive(Debug)]
-pub struct Output(AtomicU64);
+struct Output(AtomicU64);
 
 impl Output {
     fn expected(&self) -> f64 {
@@ -69,7 +113,7 @@ impl Output {
 
     /// Moves toward the 90th percentile: nine steps up for one above, one step down for one below. Two at once may
     /// lose a step, which an estimate bears.
-    pub fn learn(&self, tokens: u64) {
+    fn learn(&self, tokens: u64) {
         let (now, seen) = (self.expected(), tokens as f64);
         let step = (now * 0.02).max(1.0);
         let next = if seen > now { (now + 9.0 * step).min(seen) } else { (now - step).max(seen) };
@@ -90,10 +134,13 @@ impl Limits {
         let clients = config.clients.as_deref().unwrap_or_default();
         let everyone: Vec<Arc<Rule>> = of(Per::Client).collect();
         let each_route: Vec<Arc<Rule>> = of(Per::Route).collect();
-        let applies = |own: &[used::Limit], common: &[Arc<Rule>], name: &str| -> Vec<Applies> {
-            let own = own.iter().map(|limit| Arc::new(rule(limit)));
-            own.chain(common.iter().cloned()).map(|rule| Applies::new(rule, name)).collect()
+        let applies = |own: &[used::Limit], common: &[Arc<Rule>], name: &str| {
+            let mut all = Applying::default();
+            own.iter().for_each(|limit| all.add(&Arc::new(rule(limit)), name));
+            common.iter().for_each(|rule| all.add(rule, name));
+            all
         };
+        let everywhere: Vec<Arc<Rule>> = of(Per::Node).collect();
         let every = config
             .limits
             .iter()
@@ -106,7 +153,7 @@ impl Limits {
             timeout,
             per_ip: of(Per::Ip).collect(),
             per_model: of(Per::Model).collect(),
-            node: of(Per::Node).map(|rule| Applies::new(rule, "")).collect(),
+            node: applies(&[], &everywhere, ""),
             clients: clients.iter().map(|c| applies(&c.limits, &everyone, &c.name)).collect(),
             routes: config.routes.iter().map(|r| applies(&r.limits, &each_route, &r.name)).collect(),
             prices: config.prices.clone(),
@@ -136,48 +183,53 @@ impl Limits {
         self.prices.iter().find(|price| price.model.matches(model))
     }
 
-    /// All that hold for a request.
+    /// All that hold for a request. Allocates nothing where none does.
     pub fn applying(
         &self,
         client: Option<usize>,
         route: Option<usize>,
         model: Option<&str>,
         remote: Option<IpAddr>,
-    ) -> Vec<Applies> {
-        let mut all = Vec::new();
-        all.extend(self.node.iter().cloned());
+    ) -> Applying {
+        let mut all = Applying::default();
+        all.extend(&self.node);
         if let Some(ip) = remote.filter(|_| !self.per_ip.is_empty()) {
             let subject = network(ip);
-            all.extend(self.per_ip.iter().map(|rule| Applies::new(Arc::clone(rule), &subject)));
+            self.per_ip.iter().for_each(|rule| all.add(rule, &subject));
         }
-        all.extend(route.and_then(|r| self.routes.get(r)).into_iter().flatten().cloned());
+        if let Some(own) = route.and_then(|r| self.routes.get(r)) {
+            all.extend(own);
+        }
         if let Some(model) = model {
-            all.extend(self.per_model.iter().map(|rule| Applies::new(Arc::clone(rule), model)));
+            self.per_model.iter().for_each(|rule| all.add(rule, model));
         }
-        all.extend(client.and_then(|c| self.clients.get(c)).into_iter().flatten().cloned());
+        if let Some(own) = client.and_then(|c| self.clients.get(c)) {
+            all.extend(own);
+        }
         all
     }
 
-    /// What a request is expected to cost.
+    /// What a request is expected to cost, by its length alone: for where no limit depends on it.
+    pub fn rough(body: &[u8]) -> Estimate {
+        Estimate { prompt: tokens::estimate(body.len()), output: 0.0, micro_usd: 0.0 }
+    }
+
+    /// What a request is expected to cost, counted.
     pub fn estimate(
         &self,
         client: Option<usize>,
-        model: Option<&str>,
+        name: &str,
         dialect: Dialect,
         choices: u32,
         body: &[u8],
     ) -> Estimate {
-        let name = model.unwrap_or_default();
-        let Some(counter) = &self.counter else {
-            return Estimate { prompt: tokens::estimate(body.len()), output: 0.0, micro_usd: 0.0 };
-        };
+        let Some(counter) = &self.counter else { return Self::rough(body) };
         let prompt = counter.prompt_tokens(dialect, name, body);
         let output = match dialect {
             Dialect::Embeddings => 0.0,
             _ => {
                 let each = tokens::asked_output(body).map(|asked| asked as f64);
-                each.unwrap_or_else(|| self.expected(client, model).map_or(OUTPUT, |o| o.expected()))
-                    * f64::from(choices)
+                each.unwrap_or_else(|| self.expected(client, name)) * f64::from(choices)
             }
         };
         let micro_usd =
@@ -185,18 +237,24 @@ impl Limits {
         Estimate { prompt, output, micro_usd }
     }
 
-    /// What is learnt of a model's answers to a client; `None` where nothing counts tokens.
-    pub fn expected(&self, client: Option<usize>, model: Option<&str>) -> Option<Arc<Output>> {
-        self.counter.as_ref()?;
-        let client = client.unwrap_or(usize::MAX);
-        let key = (client, model.unwrap_or_default().to_owned());
-        if let Some(output) = self.outputs.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Some(Arc::clone(output));
+    /// Tokens of an answer of the model to the client. Only looks: a request that is refused leaves nothing behind.
+    fn expected(&self, client: Option<usize>, model: &str) -> f64 {
+        let outputs = self.outputs.read().unwrap_or_else(PoisonError::into_inner);
+        outputs.get(client.unwrap_or(usize::MAX), model).map_or(OUTPUT, Output::expected)
+    }
+
+    /// An answer of the model to the client was this long. Does nothing where no limit counts tokens.
+    pub fn learn(&self, client: Option<usize>, model: &str, tokens: u64) {
+        if self.counter.is_none() {
+            return;
         }
-        let mut outputs = self.outputs.write().unwrap_or_else(PoisonError::into_inner);
-        let key = if outputs.len() < LEARNT_MAX { key } else { (client, String::new()) };
-        let new = || Arc::new(Output(AtomicU64::new(OUTPUT.to_bits())));
-        Some(Arc::clone(outputs.entry(key).or_insert_with(new)))
+        let client = client.unwrap_or(usize::MAX);
+        let known = self.outputs.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(output) = known.get(client, model) {
+            return output.learn(tokens);
+        }
+        drop(known);
+        self.outputs.write().unwrap_or_else(PoisonError::into_inner).insert(client, model).learn(tokens);
     }
 }
 
@@ -239,3 +297,6 @@ fn rule(limit: &used::Limit) -> Rule {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

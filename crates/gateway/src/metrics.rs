@@ -161,6 +161,8 @@ pub struct Series {
     completion: Counter,
     cached: Counter,
     unpriced: Counter,
+    /// The model's number; `usize::MAX` for none.
+    pub model: usize,
     /// Plain, then streamed.
     duration: [Histogram; 2],
 }
@@ -220,6 +222,7 @@ impl Metrics {
             completion: tokens("completion"),
             cached: tokens("cached"),
             unpriced: counter!("tidegate_unpriced_tokens_total", "client" => client.clone(), "model" => model.clone()),
+            model: key.2,
             duration: [duration("false"), duration("true")],
         });
         let mut table = self.series.write().unwrap_or_else(PoisonError::into_inner);
@@ -242,9 +245,16 @@ impl Metrics {
     }
 
     /// The number of a model. Only a model that some route took gets here, yet a `*` route takes what clients invent: hence the cap.
-    pub fn model_index(&self, model: &str) -> usize {
-        if let Some(index) = self.models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
-            return *index;
+    fn model_index(&self, model: &str) -> usize {
+        {
+            let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(index) = models.get(model) {
+                return *index;
+            }
+            // Full for good: a write lock would only make others wait.
+            if models.len() >= MODELS_MAX {
+                return MODELS_MAX;
+            }
         }
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let next = models.len();
@@ -279,7 +289,7 @@ impl Series {
         self.completion.increment(usage.completion);
         self.cached.increment(usage.cached);
         if !priced {
-            self.unpriced.increment(usage.prompt + usage.completion);
+            self.unpriced.increment(usage.prompt.saturating_add(usage.completion));
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::gateway::Gateway;
 /// How often the store is told.
 const TELL: Duration = Duration::from_secs(1);
 const WITHIN: Duration = Duration::from_millis(500);
+/// Rows told at once: what one script of the store takes, so that each call is added whole or not at all.
+const AT_ONCE: usize = 256;
 
 /// Index of the client, `usize::MAX` for none, and number of the model.
 type Who = (usize, usize);
@@ -31,17 +33,22 @@ struct Row {
     micro_usd: f64,
 }
 
+fn add(to: &mut Amount, more: Amount) {
+    to.requests = to.requests.saturating_add(more.requests);
+    to.prompt = to.prompt.saturating_add(more.prompt);
+    to.completion = to.completion.saturating_add(more.completion);
+    to.cached = to.cached.saturating_add(more.cached);
+    to.micro_usd += more.micro_usd;
+}
+
 impl Book {
-    /// Adds what a request used.
+    /// Adds what a request used; `model` by its number among the metrics.
     pub fn add(&self, client: Option<usize>, model: usize, usage: Usage, micro_usd: f64) {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let row = rows.entry((client.unwrap_or(usize::MAX), model)).or_default();
         row.micro_usd += micro_usd;
-        row.owed.requests += 1;
-        row.owed.prompt += usage.prompt;
-        row.owed.completion += usage.completion;
-        row.owed.cached += usage.cached;
-        row.owed.micro_usd += micro_usd;
+        let Usage { prompt, completion, cached } = usage;
+        add(&mut row.owed, Amount { requests: 1, prompt, completion, cached, micro_usd });
     }
 
     /// `cost_usd_total`, as Prometheus reads it: the metrics library's counters are whole numbers.
@@ -74,34 +81,43 @@ impl Book {
         owing.map(|(who, row)| (*who, std::mem::take(&mut row.owed))).collect()
     }
 
-    fn give_back(&self, taken: Vec<(Who, Amount)>) {
+    fn give_back(&self, taken: &[(Who, Amount)]) {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (who, amount) in taken {
-            let owed = &mut rows.entry(who).or_default().owed;
-            owed.requests += amount.requests;
-            owed.prompt += amount.prompt;
-            owed.completion += amount.completion;
-            owed.cached += amount.cached;
-            owed.micro_usd += amount.micro_usd;
+            add(&mut rows.entry(*who).or_default().owed, *amount);
         }
     }
 
-    /// Tells the store what is owed.
+    /// Tells the store what is owed; what it did not take is owed on.
     pub async fn tell(&self, gateway: &Gateway) {
-        let taken = self.take();
-        if taken.is_empty() {
-            return;
-        }
         let entry = |((client, model), amount): &(Who, Amount)| Entry {
             client: name(gateway, *client),
             model: gateway.metrics.model_name(*model),
             amount: *amount,
         };
-        let entries: Vec<Entry> = taken.iter().map(entry).collect();
-        match gateway.store.spend(&entries, WITHIN).await {
+        let taken = self.take();
+        let mut left = taken.as_slice();
+        while !left.is_empty() {
+            let entries: Vec<Entry> = left.iter().take(AT_ONCE).map(entry).collect();
+            left = self.heard(left, gateway.store.spend(&entries, WITHIN).await);
+        }
+    }
+
+    /// After the first rows of `left` were told: those that are to be told next.
+    fn heard<'a>(&self, left: &'a [(Who, Amount)], told: Result<(), Failure>) -> &'a [(Who, Amount)] {
+        let (rows, rest) = left.split_at(left.len().min(AT_ONCE));
+        match told {
             // It may have been written: a bill too small is better than one too large.
-            Ok(()) | Err(Failure::Unknown) => {}
-            Err(Failure::Down | Failure::Refused(_)) => self.give_back(taken),
+            Ok(()) | Err(Failure::Unknown) => rest,
+            // The others may be fine.
+            Err(Failure::Refused(_)) => {
+                self.give_back(rows);
+                rest
+            }
+            Err(Failure::Down) => {
+                self.give_back(left);
+                &[]
+            }
         }
     }
 }
@@ -124,3 +140,6 @@ fn name(gateway: &Gateway, client: usize) -> String {
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,10 @@ pub struct ChunkPeek {
     pub sequence_number: Option<u64>,
 }
 
-/// Tokens an answer cost.
+/// The most tokens that a figure of [`Usage`] is believed to be: far above any answer, and sums of them overflow nothing.
+pub const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// Tokens an answer cost; each figure at most [`TOKENS_MAX`], whatever the upstream says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Read by the model, those from its cache included.

@@ -1,7 +1,7 @@
 //! How many tokens a request will cost, before it is sent: for limits, which reserve by it and settle by the usage the
 //! upstream reports. An estimate, therefore, and quick before it is exact: what would take long to count is judged by
 //! its length. Owns the choice of a vocabulary and the bounds of the work; the tokenizer's crate shows nowhere outside.
-//! Not here: tokens of the answer, beyond what the client allows for it, and what a token costs.
+//! Of an answer whose upstream tells no usage, as much as its length says. Not here: what a token costs.
 
 mod text;
 
@@ -191,6 +191,17 @@ fn content<'a>(content: &'a Value, text: &mut Text<'a>) {
 pub fn asked_output(body: &[u8]) -> Option<u64> {
     let raw = serde_json::from_str(std::str::from_utf8(body).ok()?).ok()?;
     lenient::part::<Bounds>(raw).most
+}
+
+/// The tokens of a plain answer whose upstream does not say: one for each 3.5 bytes of the whole body, its JSON
+/// included, so rather too many than too few, and never 0. 0 where the model writes no text: embeddings, and endpoints
+/// whose answers may be pictures or scores ([`Dialect::Other`]).
+#[must_use]
+pub fn answer_tokens(dialect: Dialect, body: &[u8]) -> u64 {
+    match dialect {
+        Dialect::Chat | Dialect::Completions | Dialect::Responses => estimate(body.len()).max(1),
+        Dialect::Embeddings | Dialect::Other => 0,
+    }
 }
 
 #[derive(Default)]

@@ -179,13 +179,20 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
     let lists: Vec<&str> =
         headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
     for hop in lists.iter().rev().flat_map(|list| list.rsplit(',')) {
-        let Ok(ip) = hop.trim().parse() else { break };
+        let Some(ip) = hop_address(hop.trim()) else { break };
         client = ip;
         if !is_trusted(&ip) {
             break;
         }
     }
     client
+}
+
+/// As proxies write it: with a port or without, IPv6 in brackets or not, IPv4 also as `::ffff:1.2.3.4`.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let ip = bare.parse().ok().or_else(|| hop.parse().ok().map(|with_port: SocketAddr| with_port.ip()))?;
+    Some(ip.to_canonical())
 }
 
 #[cfg(test)]
@@ -202,5 +209,27 @@ mod tests {
         assert_eq!(client_address(ip("10.0.0.1"), &headers, &trusted), ip("203.0.113.7"));
         assert_eq!(client_address(ip("198.51.100.1"), &headers, &trusted), ip("198.51.100.1"));
         assert_eq!(client_address(ip("10.0.0.1"), &HeaderMap::new(), &trusted), ip("10.0.0.1"));
+    }
+
+    #[test]
+    fn one_host_is_one_address_however_a_proxy_writes_it() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let of = |list: &str| {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-forwarded-for"),
+                HeaderValue::from_str(list).unwrap(),
+            )]);
+            client_address("10.0.0.1".parse().unwrap(), &headers, &trusted).to_string()
+        };
+        for v4 in ["1.2.3.4", "::ffff:1.2.3.4", "1.2.3.4:5678", "[::ffff:1.2.3.4]:443", "[::ffff:1.2.3.4]"] {
+            assert_eq!(of(v4), "1.2.3.4", "{v4}");
+            assert_eq!(of(&format!("{v4}, ::ffff:10.0.0.9")), "1.2.3.4", "behind a proxy that is trusted");
+        }
+        for v6 in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:443"] {
+            assert_eq!(of(v6), "2001:db8::1", "{v6}");
+        }
+        for odd in ["unknown", "_hidden", "1.2.3.4:port", "[1.2.3.4", ""] {
+            assert_eq!(of(odd), "10.0.0.1", "{odd}");
+        }
     }
 }

@@ -25,12 +25,13 @@ use tidegate_health::evidence::Detail;
 use tidegate_health::registry::Flight;
 use tidegate_router::outcome::{Class, Failure};
 use tidegate_router::plan::{Candidate, Stop};
-use tidegate_wire::answer::Usage;
+use tidegate_wire::answer::{Dialect, Usage};
 use tokio::time::Instant;
 
 use crate::answer::Held;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
+use crate::request::read::Target;
 use crate::request::relay::Events;
 use crate::request::route::Call;
 use crate::request::trail::Trail;
@@ -272,9 +273,13 @@ pub async fn lone(call: &Call, path: &Arc<Path>) -> Result<Body, Class> {
 fn answer_begins(trail: &mut Trail, call: &Call, path: &Arc<Path>, answered: &Answered) {
     let (usage, emitted) = match &answered.body {
         Body::Whole(_, Some(usage)) => (Some(*usage), 0),
-        // Nobody counted: what the text would come to is nearer than nothing.
+        // Nobody counted: what the text comes to is nearer than nothing.
         Body::Whole(body, None) if answered.status.is_success() => {
-            (None, tidegate_wire::tokens::estimate(body.len()))
+            let dialect = match &call.parsed.target {
+                Target::Upstream { dialect, .. } => *dialect,
+                Target::Models => Dialect::Other,
+            };
+            (None, tidegate_wire::tokens::answer_tokens(dialect, &plain::of(&answered.headers, body)))
         }
         Body::Whole(..) | Body::Passage(..) => (None, 0),
         Body::Events(_, events, _) => (events.usage, events.emitted),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use tidegate_store::limit::{Allowance, Ask, Denied, Headline, Why};
 use tidegate_wire::answer::Dialect;
 use tidegate_wire::usage_option;
@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use crate::bill::Bill;
 use crate::error::GatewayError;
+use crate::gateway::Gateway;
+use crate::limits::{Estimate, Limits};
 use crate::request::accept::Accepted;
 use crate::request::read::{Parsed, Target};
 
@@ -80,49 +82,28 @@ pub async fn limit(
 ) -> Result<Duration, GatewayError> {
     let gateway = Arc::clone(&accepted.gateway);
     let limits = &gateway.limits;
-    let dialect = match &parsed.target {
-        Target::Upstream { dialect, .. } => Some(*dialect),
-        Target::Models => None,
-    };
-    if limits.meters()
-        && parsed.stream
-        && !parsed.asks_usage
-        && matches!(dialect, Some(Dialect::Chat | Dialect::Completions))
-        && let Some(body) = usage_option::ask_for_usage(&parsed.body)
-    {
-        parsed.body = body;
-        parsed.usage_added = true;
-    }
     let mut allowance = Allowance::new(limits.timeout());
     let remote = accepted.settle.as_ref().map(|settle| settle.remote());
-    let applies = limits.applying(parsed.client, route, parsed.model.as_deref(), remote);
-    let estimate = match dialect {
-        Some(dialect) if limits.meters() => Some(limits.estimate(
-            parsed.client,
-            parsed.model.as_deref(),
-            dialect,
-            parsed.choices,
-            &parsed.body,
-        )),
-        _ => None,
-    };
+    let applying = limits.applying(parsed.client, route, parsed.model.as_deref(), remote);
+    let estimate = estimate(limits, parsed, applying.counts);
     let mut bill = Bill {
         client: parsed.client,
         route,
-        model: parsed.model.clone(),
+        model: may_be_shared(&gateway, parsed, route).then(|| parsed.model.clone()).flatten(),
         prompt: estimate.map(|estimate| estimate.prompt),
         waived: false,
         grant: None,
     };
     let mut wait = Duration::ZERO;
-    if !applies.is_empty() {
+    if !applying.rules.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
         let ask = Ask {
             requests: 1.0,
             tokens: estimate.map_or(0.0, |estimate| estimate.tokens()),
             micro_usd: estimate.map_or(0.0, |estimate| estimate.micro_usd),
-            lives: deadline.saturating_duration_since(Instant::now()) + SPARE,
+            lives: left + SPARE,
         };
-        match limits.limiter().admit(&applies, ask, &mut allowance).await {
+        match limits.limiter().admit(&applying.rules, ask, &mut allowance).await {
             Ok(grant) => {
                 accepted.note(|settle| {
                     settle.standing = Standing { requests: grant.requests, tokens: grant.tokens };
@@ -145,7 +126,41 @@ pub async fn limit(
         }
         tokio::time::sleep_until(turn).await;
     }
+    ask_for_usage(limits, parsed);
     Ok(allowance.left())
+}
+
+/// What the request is expected to cost. `None` where nobody wants to know, and where no model reads the body: a
+/// file, a list, a deletion.
+fn estimate(limits: &Limits, parsed: &Parsed, counts: bool) -> Option<Estimate> {
+    let Target::Upstream { dialect, .. } = &parsed.target else { return None };
+    let model = parsed.model.as_deref().filter(|_| limits.meters() && parsed.method == Method::POST)?;
+    Some(if counts {
+        limits.estimate(parsed.client, model, *dialect, parsed.choices, &parsed.body)
+    } else {
+        Limits::rough(&parsed.body)
+    })
+}
+
+/// A run that takes over the bill has nowhere else to know the model from.
+fn may_be_shared(gateway: &Gateway, parsed: &Parsed, route: Option<usize>) -> bool {
+    let route = route.and_then(|index| gateway.config.routes.get(index));
+    parsed.idempotency.is_some() || route.is_some_and(|route| route.cache.is_some())
+}
+
+/// Streams tell their usage only where they are asked to.
+fn ask_for_usage(limits: &Limits, parsed: &mut Parsed) {
+    let Target::Upstream { dialect: Dialect::Chat | Dialect::Completions, .. } = parsed.target else {
+        return;
+    };
+    if limits.meters()
+        && parsed.stream
+        && !parsed.asks_usage
+        && let Some(body) = usage_option::ask_for_usage(&parsed.body)
+    {
+        parsed.body = body;
+        parsed.usage_added = true;
+    }
 }
 
 fn refusal(denied: &Denied) -> GatewayError {

@@ -19,6 +19,9 @@ use crate::request::body;
 /// Largest header block, names and values together.
 const HEADERS_MAX: usize = 32 * 1024;
 
+/// Longest name of a model, bytes: it becomes a label, a key of limits and a line of the log.
+const MODEL_MAX: usize = 256;
+
 /// A request that is understood.
 #[derive(Debug, Clone)]
 pub struct Parsed {
@@ -216,6 +219,9 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
             parsed.model = model.take();
         }
     }
+    if !parsed.model.as_deref().is_none_or(may_be_model) {
+        return Err(GatewayError::BadRequest("a `model` is at most 256 bytes without control characters"));
+    }
     headers::toward_upstream(&mut forward, parsed.stream || parsed.target == Target::Models);
     parsed.headers = forward;
     let (model, stream) = (parsed.model.clone(), parsed.stream);
@@ -224,6 +230,10 @@ pub async fn read(accepted: &mut Accepted, authenticated: Authenticated) -> Resu
         settle.streamed = stream;
     });
     Ok(parsed)
+}
+
+fn may_be_model(name: &str) -> bool {
+    name.len() <= MODEL_MAX && !name.chars().any(char::is_control)
 }
 
 /// Endpoints beside the named ones that only compute. Others may make something (a job, a thread, a video), and
@@ -298,6 +308,16 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_is_a_short_name_of_printable_characters() {
+        for fine in ["gpt-4o", "org/m:tag", "模型", &"a".repeat(256)] {
+            assert!(may_be_model(fine), "{fine}");
+        }
+        for odd in ["a\nb", "a\0", "\u{7f}", "\u{85}", &"a".repeat(257), &"模".repeat(86)] {
+            assert!(!may_be_model(odd), "{odd:?}");
+        }
+    }
 
     #[test]
     fn urls_are_told_apart_and_cannot_climb_out_of_the_base() {

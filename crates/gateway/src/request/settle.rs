@@ -80,7 +80,7 @@ pub struct Settle {
     pub status: u16,
     /// How its limits stand.
     pub standing: Standing,
-    /// What it costs, unless a run pays for it.
+    /// What it costs, unless a run pays for it; settled under `model`.
     pub bill: Option<Bill>,
     place: Option<OwnedSemaphorePermit>,
     room: Option<OwnedSemaphorePermit>,
@@ -198,9 +198,10 @@ impl Drop for Settle {
         let (status, _) = self.labels();
         // Only a model that a route took becomes a label.
         let model = self.route.and(self.model.as_deref());
-        metrics.series(self.route, self.client, model).ended(status, self.streamed, took);
+        let series = metrics.series(self.route, self.client, model);
+        series.ended(status, self.streamed, took);
         if let Some(bill) = self.bill.take() {
-            bill.pay(&self.gateway, &self.trail);
+            bill.pay_as(&self.gateway, &self.trail, self.model.as_deref(), &series);
         }
         // A stream's relaying is all waiting: what counts is the time before its first content.
         let own = self.trail.first_content.unwrap_or(took).saturating_sub(self.trail.upstream_wait);

@@ -23,9 +23,11 @@ const ENTRIES: usize = 256;
 const KEPT: Duration = Duration::from_secs(42 * 86_400);
 /// Midnight passes once during a call.
 const TRIES: usize = 3;
+/// What one entry adds at most: the script counts in floats, which are exact up to here.
+const MOST: u64 = 1 << 53;
 
 impl Redis {
-    /// See [`crate::Store::spend`]. 256 entries at once.
+    /// See [`crate::Store::spend`]. 256 entries at once, all of them or none; a sum stops at 2^53.
     ///
     /// # Errors
     /// [`Failure`]; of more than 256 entries the first may have been added.
@@ -92,7 +94,7 @@ fn add(cmd: &mut Cmd, entry: &Entry) {
     let Amount { requests, prompt, completion, cached, micro_usd } = entry.amount;
     cmd.arg(format!("{}\0{}", entry.client, entry.model));
     for n in [requests, prompt, completion, cached] {
-        cmd.arg(i64::try_from(n).unwrap_or(i64::MAX));
+        cmd.arg(n.min(MOST));
     }
     cmd.arg(if micro_usd.is_finite() { micro_usd } else { 0.0 });
 }
@@ -107,7 +109,7 @@ fn read(reply: Value) -> Option<(i64, Vec<Spent>)> {
         let (what, whose) = field.split_first()?;
         let (client, model) = std::str::from_utf8(whose).ok()?.split_once('\0')?;
         let amount = spent.entry((client.to_owned(), model.to_owned())).or_default();
-        // Counts stay far below 2^53.
+        // Counts stay at or below 2^53.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         match what {
             b'r' => amount.requests = value as u64,

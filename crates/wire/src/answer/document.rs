@@ -3,7 +3,7 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess};
 use serde_json::value::RawValue;
 
-use super::Usage;
+use super::{TOKENS_MAX, Usage};
 use crate::lenient::{self, Lenient, Name, QuickName, Shape};
 
 /// A document of any kind. Fields of unexpected types are at their defaults.
@@ -230,9 +230,9 @@ struct Tokens {
 impl Tokens {
     fn usage(self) -> Option<Usage> {
         (self.prompt.is_some() || self.completion.is_some()).then(|| Usage {
-            prompt: self.prompt.unwrap_or(0),
-            completion: self.completion.unwrap_or(0),
-            cached: self.details.cached.unwrap_or(0),
+            prompt: self.prompt.unwrap_or(0).min(TOKENS_MAX),
+            completion: self.completion.unwrap_or(0).min(TOKENS_MAX),
+            cached: self.details.cached.unwrap_or(0).min(TOKENS_MAX),
         })
     }
 }

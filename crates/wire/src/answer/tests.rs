@@ -192,6 +192,16 @@ fn the_mark_of_the_end_and_what_is_no_object() {
 }
 
 #[test]
+fn no_figure_of_usage_is_believed_beyond_a_thousand_million() {
+    let usage = r#""usage":{"prompt_tokens":1000000001,"completion_tokens":9000000000000000000,"prompt_tokens_details":{"cached_tokens":18446744073709551615}}"#;
+    let most = tokens(TOKENS_MAX, TOKENS_MAX, TOKENS_MAX);
+    assert_eq!(event(Dialect::Chat, &format!("{{{usage}}}")).usage, most);
+    assert_eq!(event(Dialect::Responses, &format!(r#"{{"response":{{{usage}}}}}"#)).usage, most);
+    let body = format!(r#"{{"choices":[{{}}],{usage}}}"#);
+    assert_eq!(peek_answer(Dialect::Chat, body.as_bytes()).unwrap().usage, most);
+}
+
+#[test]
 fn known_fields_of_another_type_count_as_absent() {
     for data in [
         r#"{"choices":3,"usage":"x","error":null,"type":{},"response":[],"data":{},"output":1}"#,

@@ -47,6 +47,17 @@ fn the_vocabulary_is_the_models() {
 }
 
 #[test]
+fn an_answer_whose_upstream_tells_no_usage_is_judged_by_its_length() {
+    for dialect in [Dialect::Chat, Dialect::Completions, Dialect::Responses] {
+        assert_eq!(answer_tokens(dialect, &[b'x'; 35]), 10);
+        assert_eq!(answer_tokens(dialect, b""), 1);
+    }
+    for dialect in [Dialect::Embeddings, Dialect::Other] {
+        assert_eq!(answer_tokens(dialect, &[b'x'; 35]), 0);
+    }
+}
+
+#[test]
 fn the_cookbooks_example_counts_as_openai_counts_it() {
     // "How to count tokens with tiktoken": the API itself reports 129 for gpt-4 and 124 for gpt-4o.
     let messages = json!([

@@ -110,3 +110,6 @@ fn paced(pace: &Pace, unit: &str, scale: f64) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,10 +41,16 @@ impl Node {
         let admin_listener = listener::bind(control, "admin.address")?;
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let workers = Workers::start(cores, {
+        let serve = {
             let (gateway, certificate) = (Arc::clone(&gateway), certificate.clone());
             move |accepted| listener::serve(Arc::clone(&gateway), certificate.clone(), accepted)
-        })?;
+        };
+        // Other nodes may wait for what is made here.
+        let last = {
+            let answers = Arc::clone(&gateway.answers);
+            async move || answers.idle().await
+        };
+        let workers = Workers::start(cores, serve, last)?;
         if let Some(certificate) = certificate {
             tokio::spawn(certificate.watch());
         }

@@ -64,11 +64,13 @@ struct Worker<G> {
 }
 
 impl<G: Send + 'static> Workers<G> {
-    /// Starts `count` threads; `serve` is spawned for each connection on its worker.
-    pub fn start<F, S>(count: usize, serve: S) -> io::Result<Self>
+    /// Starts `count` threads; `serve` is spawned for each connection on its worker, and `last` is waited for when all
+    /// have ended.
+    pub fn start<F, S, L>(count: usize, serve: S, last: L) -> io::Result<Self>
     where
         S: Fn(Accepted<G>) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
+        L: AsyncFnOnce() + Clone + Send + 'static,
     {
         let count = count.max(1);
         let finish = Finish::new(count);
@@ -76,7 +78,7 @@ impl<G: Send + 'static> Workers<G> {
             let finish = Arc::clone(&finish);
             let (queue, mut accepted) = mpsc::channel::<Accepted<G>>(HANDOVER_MAX);
             let load = Arc::new(AtomicUsize::new(0));
-            let serve = serve.clone();
+            let (serve, last) = (serve.clone(), last.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let counted = Arc::clone(&load);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -91,6 +93,7 @@ impl<G: Send + 'static> Workers<G> {
                     }
                     running.close();
                     running.wait().await;
+                    last().await;
                     finish.all().await;
                 });
             })?;

@@ -8,6 +8,7 @@
 //! Not here: what may be kept, what its key is made of, and how an answer reads. Nothing here waits longer than its
 //! caller polls it.
 
+mod busy;
 mod entry;
 mod flight;
 mod flights;
@@ -36,6 +37,7 @@ pub use lead::Lead;
 
 use crate::Store;
 use crate::cache::Begun;
+use busy::{Busy, Hold};
 use flight::Flight;
 use flights::{Boarded, Flights};
 use key::Sealer;
@@ -53,7 +55,7 @@ const JITTER: f64 = 0.1;
 /// How a route keeps answers.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// Fresh for this long, +-10 %.
+    /// Fresh for this long: +-10 %, but exactly where there is a note.
     pub ttl: Duration,
     /// Kept for this long after that ([`Answers::stale`]).
     pub stale: Duration,
@@ -100,6 +102,7 @@ pub struct Answers {
     memory: Memory,
     flights: Flights,
     timeout: Duration,
+    busy: Arc<Busy>,
     writes: mpsc::Sender<Write>,
     /// Until [`Answers::run`] takes it.
     written: Mutex<Option<mpsc::Receiver<Write>>>,
@@ -109,6 +112,7 @@ struct Write {
     key: Key,
     owner: u128,
     kept: Arc<Kept>,
+    _hold: Hold,
 }
 
 impl Answers {
@@ -135,6 +139,7 @@ impl Answers {
             memory: Memory::new(memory),
             flights: Flights::new(),
             timeout,
+            busy: Arc::default(),
             writes,
             written: Mutex::new(Some(written)),
         })
@@ -254,7 +259,7 @@ impl Answers {
             },
             Ok(Begun::Lead) => {
                 if self.shared {
-                    tokio::spawn(share::share(flight));
+                    share::share(flight);
                 }
                 Found::Lead(lead)
             }
@@ -291,10 +296,13 @@ impl Answers {
     /// Keeps a whole answer. False: the store does not get it.
     fn keep(&self, flight: &Flight, head: Head, pieces: &[Bytes]) -> bool {
         let Rules { ttl, stale, .. } = flight.rules;
-        let ttl = ttl.min(entry::KEPT_MAX).mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0));
+        // A note's answer is remembered for as long as was promised.
+        let jitter = if flight.note.is_empty() { JITTER * (2.0 * fastrand::f64() - 1.0) } else { 0.0 };
+        let ttl = ttl.min(entry::KEPT_MAX).mul_f64(1.0 + jitter);
         let kept = Arc::new(Kept::new(head, pieces, &flight.note, ttl, stale));
         self.memory.put(flight.key, Arc::clone(&kept));
-        let queued = self.writes.try_send(Write { key: flight.key, owner: flight.owner, kept });
+        let (key, owner, hold) = (flight.key, flight.owner, self.busy.hold());
+        let queued = self.writes.try_send(Write { key, owner, kept, _hold: hold });
         if queued.is_err() {
             counter!("tidegate_cache_writes_dropped_total").increment(1);
         }

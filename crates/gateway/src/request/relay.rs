@@ -32,6 +32,9 @@ use crate::request::settle::End;
 use crate::upstream::InFlight;
 use tidegate_health::registry::Flight;
 
+/// How a stream ends that its upstream ends with an error event: the client has that, and no other.
+pub const UPSTREAMS_WORD: &str = "upstream_error_event";
+
 /// Whom an answer is relayed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum For {
@@ -142,7 +145,7 @@ impl Relay {
                     if !verdict::of_error_object(error).clients_fault {
                         self.told(true);
                     }
-                    self.finish(End::Interrupted("upstream_error_event"));
+                    self.finish(End::Interrupted(UPSTREAMS_WORD));
                 }
                 Poll::Ready(Some(Some(raw)))
             }

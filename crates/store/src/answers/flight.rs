@@ -47,13 +47,14 @@ pub(super) enum Join {
 
 impl Flight {
     pub fn new(answers: &Arc<Answers>, key: Key, note: &str, rules: Rules) -> Arc<Self> {
+        let state = State::new(answers.busy.hold());
         Arc::new(Self {
             answers: Arc::clone(answers),
             key,
             note: note.to_owned(),
             rules,
             owner: fastrand::u128(..),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             moved: Notify::new(),
             over: Notify::new(),
         })
@@ -130,8 +131,7 @@ impl Flight {
     /// All of it, where that is still here and small enough to be kept.
     pub fn all(&self) -> Option<(Head, Vec<Bytes>)> {
         let state = self.lock();
-        let small = state.dropped == 0 && state.total <= self.rules.max_size as u64;
-        small.then(|| Some((state.head.clone()?, state.pieces.iter().cloned().collect())))?
+        self.is_small(&state).then(|| Some((state.head.clone()?, state.all()?)))?
     }
 
     /// Gives the rest from an answer that is whole; what was given out before must be the beginning of it.
@@ -141,7 +141,7 @@ impl Flight {
         let known = state.pieces.len();
         let same = known <= kept.pieces.len() && state.pieces.iter().zip(&kept.pieces).all(|(a, b)| a == b);
         if !begins || !same || state.dropped > 0 {
-            return self.close(state, End::Broken);
+            return self.close(state, End::Broken(String::new()));
         }
         state.head.get_or_insert_with(|| kept.head.clone());
         kept.pieces.iter().skip(known).for_each(|piece| state.push(piece.clone()));
@@ -152,7 +152,7 @@ impl Flight {
     pub fn fail(&self, about: String, everybody: bool) {
         let mut state = self.lock();
         if state.head.is_some() {
-            self.close(state, End::Broken);
+            self.close(state, End::Broken(about));
         } else if state.retried || everybody {
             self.close(state, End::Failed(about));
         } else {
@@ -176,9 +176,11 @@ impl Flight {
         }
         state.phase = Phase::Over(end);
         state.wake();
+        let hold = state.hold.take();
         drop(state);
         self.over.notify_waiters();
         self.answers.flights.remove(self);
+        drop(hold);
     }
 
     /// Completes when it is over. Cancel-safe.
@@ -203,6 +205,15 @@ impl Flight {
             self.answers.flights.remove(self);
         }
         wanted
+    }
+
+    /// All of it is still here, and small enough to be kept.
+    pub fn keeps(&self) -> bool {
+        self.is_small(&self.lock())
+    }
+
+    fn is_small(&self, state: &State) -> bool {
+        state.dropped == 0 && state.total <= self.rules.max_size as u64
     }
 
     fn held_max(&self) -> usize {

@@ -29,9 +29,12 @@ pub enum Joined {
 }
 
 /// The answer ends here, though it is not whole: its making failed, or this follower took nothing for too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Error)]
 #[error("the answer was cut short")]
-pub struct Broken;
+pub struct Broken {
+    /// Who made it on this node left this word; empty where it left none, or this follower was cut off.
+    pub about: String,
+}
 
 /// Waits for an answer, and gets all of it from the beginning. Dropping it gives its place back.
 pub struct Follower {
@@ -83,12 +86,13 @@ impl Follower {
             let mut state = self.flight.lock();
             let over = match &state.phase {
                 Phase::Over(End::Whole { .. }) => Some(None),
-                Phase::Over(_) => Some(Some(Err(Broken))),
+                Phase::Over(End::Broken(about)) => Some(Some(Err(Broken { about: about.clone() }))),
+                Phase::Over(_) => Some(Some(Err(Broken::default()))),
                 Phase::Led | Phase::Offered => None,
             };
             match state.seat(self.seat) {
                 Some(seat) if !seat.cut => seat.waker = Some(cx.waker().clone()),
-                _ => return Poll::Ready(Some(Err(Broken))),
+                _ => return Poll::Ready(Some(Err(Broken::default()))),
             }
             over
         };

@@ -5,18 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
 use super::entry::{Head, Kept};
 use super::flight::Flight;
 use super::follower::Follower;
-use super::state::{End, Who};
-
-/// A follower too far behind that takes nothing for this long is cut off.
-pub(super) const STUCK: Duration = Duration::from_secs(30);
+use super::state::{End, Review, Who};
 
 /// Makes one answer. Dropped without a word it has failed ([`Lead::fail`]).
 pub struct Lead {
@@ -58,23 +54,42 @@ impl Lead {
         self.flight.set_head(head);
     }
 
-    /// The next piece. Waits while a follower is more than 1 MiB behind; one that takes nothing for 30 s is cut off
-    /// instead. Dropped while waiting, the piece counts.
+    /// The next piece. Waits while a follower is more than 1 MiB behind. Instead of waiting longer, one is cut off that
+    /// takes nothing for 30 s, or that has held up followers who are not behind for 2 s in all. The pieces held come to
+    /// no more than the larger of [`Rules::max_size`] and 1 MiB, and one piece. Dropped while waiting, the piece
+    /// counts.
+    ///
+    /// [`Rules::max_size`]: super::Rules::max_size
     pub async fn piece(&self, piece: Bytes) {
         self.flight.push(piece);
         let began = Instant::now();
+        let mut since = began;
         loop {
             let moved = self.flight.moved.notified();
-            let Some(laggard) = self.flight.lock().laggard() else { return };
-            tokio::select! {
-                () = moved => {}
-                () = sleep_until(laggard.max(began) + STUCK) => {
-                    self.flight.lock().cut(laggard);
-                    // Whoever waits for the last follower to leave has to look again.
-                    self.flight.moved.notify_waiters();
-                }
+            let now = Instant::now();
+            let review = self.flight.lock().review(began, since, now);
+            since = now;
+            match review {
+                Review::Go => return,
+                // Whoever waits for the last follower to leave has to look again.
+                Review::Cut => self.flight.moved.notify_waiters(),
+                Review::Wait(until) => drop(timeout_at(until, moved).await),
             }
         }
+    }
+
+    /// All pieces so far are held, and within [`Rules::max_size`]: what [`Lead::complete`] would store.
+    ///
+    /// [`Rules::max_size`]: super::Rules::max_size
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.flight.keeps()
+    }
+
+    /// All pieces so far, `None` once the first of them is no longer held: sure to be there while [`Lead::keeps`].
+    #[must_use]
+    pub fn pieces(&self) -> Option<Vec<Bytes>> {
+        self.flight.lock().all()
     }
 
     /// The answer is whole. `store`: it may be kept, and is unless it is above [`Rules::max_size`].
@@ -97,7 +112,8 @@ impl Lead {
         drop(self);
     }
 
-    /// As [`Lead::fail`]. `about` goes to the leading client; where the lead was handed over before, to everybody.
+    /// As [`Lead::fail`]. `about` goes to the leading client; to everybody where the lead was handed over before, and
+    /// as with [`Lead::break_with`] after the head.
     pub fn fail_with(mut self, about: String) {
         self.done = true;
         self.flight.fail(about, false);
@@ -107,7 +123,7 @@ impl Lead {
     pub fn alone(mut self) {
         self.done = true;
         let begun = self.flight.lock().head.is_some();
-        self.flight.end(if begun { End::Broken } else { End::Alone });
+        self.flight.end(if begun { End::Broken(String::new()) } else { End::Alone });
     }
 
     /// Somebody still waits for the answer.
@@ -128,8 +144,12 @@ impl Lead {
         }
     }
 
-    /// Everybody who waits hears of the failure; nobody tries again.
-    pub(super) fn fail_all(mut self, about: String) {
+    /// The answer ends here though it is not whole, and nobody tries again. After the head, followers on this node find
+    /// `about` in [`Broken`], those of other nodes an empty one; before it, all hear [`Joined::Failed`].
+    ///
+    /// [`Broken`]: super::Broken
+    /// [`Joined::Failed`]: super::Joined::Failed
+    pub fn break_with(mut self, about: String) {
         self.done = true;
         self.flight.fail(about, true);
     }

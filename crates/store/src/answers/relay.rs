@@ -4,11 +4,12 @@
 //! nobody waits here. When the leading node is gone, or the store, before anything came of the answer, one who waits
 //! here gets the lead; after that the answer ends broken.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::flight::Flight;
 use super::lead::Lead;
@@ -20,6 +21,8 @@ use crate::{Failure, Store};
 
 /// How often the store is asked for more.
 const POLL: Duration = Duration::from_millis(50);
+/// While a piece waits for those who are slow here, the other node is told this often that it is still followed.
+const SIGN: Duration = Duration::from_millis(200);
 /// A store that gives nothing for this long is not waited for while nothing has come of the answer.
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -49,7 +52,7 @@ pub(super) async fn relay(lead: Lead) {
             Next::Whole => return lead.complete(false),
             Next::Filled(kept) => return lead.fill(&kept),
             Next::Fail => return lead.fail(),
-            Next::FailAll(about) => return lead.fail_all(about),
+            Next::FailAll(about) => return lead.break_with(about),
             Next::Alone => return lead.alone(),
             Next::Conflict => return lead.conflict(),
         }
@@ -124,7 +127,7 @@ impl Relay {
                     self.told = true;
                     lead.head(head);
                 }
-                Say::Piece(piece) => lead.piece(piece).await,
+                Say::Piece(piece) => self.give(lead, piece).await,
                 Say::Whole => return Next::Whole,
                 Say::Broken => return Next::Fail,
                 Say::Failed(about) => return Next::FailAll(about),
@@ -132,6 +135,17 @@ impl Relay {
             }
         }
         Next::On
+    }
+
+    async fn give(&self, lead: &Lead, piece: Bytes) {
+        let mut given = pin!(lead.piece(piece));
+        while timeout(SIGN, &mut given).await.is_err() {
+            // Nothing is that far on: it asks for no piece. Once it is stored, nobody has to be told.
+            let sign = self.store().follow(&self.name, usize::MAX, CALL).await;
+            if matches!(sign, Ok(Followed::Found(..))) {
+                return given.await;
+            }
+        }
     }
 
     fn found(&self, entry: &Bytes, left: Duration) -> Next {
@@ -151,7 +165,7 @@ impl Relay {
         match self.store().begin(&self.name, *owner, note, LIVES, CALL).await {
             Ok(Begun::Found(entry, left)) => self.found(&entry, left),
             Ok(Begun::Lead) => {
-                tokio::spawn(share(Arc::clone(&self.flight)));
+                share(Arc::clone(&self.flight));
                 Next::Fail
             }
             Ok(Begun::Follow(theirs)) if theirs != *note => Next::Conflict,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::busy::Hold;
 use super::flight::Flight;
 use super::message::{Message, Say};
 use super::state::{End, Who};
@@ -18,6 +19,10 @@ use crate::Failure;
 
 /// The right is renewed this often.
 const RENEW: Duration = Duration::from_millis(500);
+/// Once followed, the store is asked this often whether it still is.
+const HEED: Duration = Duration::from_millis(200);
+/// Who has not asked for this long follows no more. Many times what lies between two questions: one may be lost.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Once followed, pieces go out this often.
 const BATCH: Duration = Duration::from_millis(50);
 /// Bytes of pieces that one call carries, from where on it takes no more.
@@ -33,9 +38,10 @@ const LINGER: Duration = Duration::from_millis(300);
 /// Calls that are tried to say how it ended.
 const TRIES: usize = 3;
 
-/// Shares a flight whose right the store has given.
-pub(super) async fn share(flight: Arc<Flight>) {
-    let mut sharing = Sharing {
+/// Begins to share a flight whose right the store has given.
+pub(super) fn share(flight: Arc<Flight>) {
+    let sharing = Sharing {
+        _hold: flight.answers.busy.hold(),
         answers: Arc::clone(&flight.answers),
         name: flight.key.hex(),
         seat: None,
@@ -43,18 +49,29 @@ pub(super) async fn share(flight: Arc<Flight>) {
         ended: false,
         number: 0,
         sent: 0,
+        more: false,
         outbox: Vec::new(),
         renewed: Instant::now(),
         taken: Instant::now(),
+        asked: Instant::now(),
         flight,
     };
+    tokio::spawn(run(sharing));
+}
+
+async fn run(mut sharing: Sharing) {
     loop {
-        let pause = if sharing.seat.is_some() { BATCH } else { RENEW };
+        let (pause, renew) = match sharing.seat {
+            None => (RENEW, RENEW),
+            // The lead waits for what is far behind.
+            Some(_) if sharing.more => (Duration::ZERO, HEED),
+            Some(_) => (BATCH, HEED),
+        };
         if let Ok(end) = timeout(pause, sharing.flight.ended()).await {
             return sharing.finish(end).await;
         }
         sharing.gather();
-        let due = sharing.renewed.elapsed() >= RENEW;
+        let due = sharing.renewed.elapsed() >= renew;
         if (due || !sharing.outbox.is_empty()) && !sharing.send().await {
             return;
         }
@@ -68,6 +85,7 @@ struct Sharing {
     flight: Arc<Flight>,
     answers: Arc<Answers>,
     name: String,
+    _hold: Hold,
     /// Its place among the followers, once another node waits.
     seat: Option<u64>,
     /// The head is out.
@@ -77,17 +95,22 @@ struct Sharing {
     number: u32,
     /// Bytes of pieces.
     sent: usize,
+    /// The last batch was full.
+    more: bool,
     /// On its way; stays until the store has it.
     outbox: Vec<Bytes>,
     renewed: Instant,
     /// When the store last took what there was.
     taken: Instant,
+    /// When another node was last heard to ask.
+    asked: Instant,
 }
 
 impl Sharing {
     /// The next pieces. Nothing while some are still on their way.
     fn gather(&mut self) {
         let Some(seat) = self.seat else { return };
+        self.more = false;
         if !self.outbox.is_empty() || self.ended {
             return;
         }
@@ -114,6 +137,7 @@ impl Sharing {
             }
             self.say(Say::Piece(piece));
         }
+        self.more = batch >= BATCH_MAX;
     }
 
     fn say(&mut self, say: Say) {
@@ -142,13 +166,16 @@ impl Sharing {
 
     /// Another node waits, or no longer does.
     fn heed(&mut self, followed: bool) {
+        if followed {
+            self.asked = Instant::now();
+        }
         let mut state = self.flight.lock();
         match self.seat {
             None if followed => self.seat = Some(state.sit(Who::Remote)),
             None => return,
             Some(seat) => {
                 if let Some(seat) = state.seat(seat) {
-                    seat.wants = followed && !self.ended;
+                    seat.wants = self.asked.elapsed() < SILENCE && !self.ended;
                 }
             }
         }
@@ -161,7 +188,7 @@ impl Sharing {
         let last = match end {
             End::Whole { .. } => Say::Whole,
             End::Failed(about) => Say::Failed(about),
-            End::Broken => Say::Broken,
+            End::Broken(_) => Say::Broken,
             End::Alone => return self.give_up(true).await,
             End::Orphaned | End::Conflict => return self.give_up(false).await,
         };

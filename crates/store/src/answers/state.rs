@@ -2,12 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::busy::Hold;
 use super::entry::Head;
 
+/// A follower too far behind that takes nothing for this long is cut off.
+pub(super) const STUCK: Duration = Duration::from_secs(30);
+/// A follower too far behind is cut off when followers who are not have waited this long for it in all.
+pub(super) const HOLD_UP_MAX: Duration = Duration::from_secs(2);
 /// The lead waits while a follower is this many bytes behind.
 const BEHIND_MAX: u64 = 1024 * 1024;
 
@@ -30,6 +36,8 @@ pub(super) struct State {
     pub total: u64,
     pub seats: HashMap<u64, Seat>,
     next_seat: u64,
+    /// Until it is over.
+    pub hold: Option<Hold>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +55,8 @@ pub(super) enum End {
         /// The store has it or gets it.
         stored: bool,
     },
-    /// After the head.
-    Broken,
+    /// After the head, with the lead's word.
+    Broken(String),
     /// Before the head, and nobody here to go on.
     Orphaned,
     Alone,
@@ -75,10 +83,27 @@ pub(super) struct Seat {
     who: Who,
     pub wants: bool,
     pub cut: bool,
+    /// The lead waits for it, and so do others.
+    holds_up: bool,
+    /// For how long that was so.
+    held_up: Duration,
     pub waker: Option<Waker>,
 }
 
+/// What the lead does about those too far behind.
+pub(super) enum Review {
+    Go,
+    /// Until then, unless one moves.
+    Wait(Instant),
+    /// Some were cut off: it looks again.
+    Cut,
+}
+
 impl State {
+    pub fn new(hold: Hold) -> Self {
+        Self { hold: Some(hold), ..Self::default() }
+    }
+
     pub fn sit(&mut self, who: Who) -> u64 {
         let id = self.next_seat;
         self.next_seat += 1;
@@ -89,6 +114,8 @@ impl State {
             who,
             wants: true,
             cut: self.dropped > 0,
+            holds_up: false,
+            held_up: Duration::ZERO,
             waker: None,
         };
         self.seats.insert(id, seat);
@@ -131,25 +158,43 @@ impl State {
         offered
     }
 
-    /// When the first of those who are too far behind was last seen to move; `None`: nobody is.
-    pub fn laggard(&self) -> Option<Instant> {
-        self.lagging().map(|(_, seat)| seat.moved).min()
-    }
-
-    /// Cuts off those too far behind who have not moved since.
-    pub fn cut(&mut self, since: Instant) {
-        let stuck: Vec<u64> =
-            self.lagging().filter(|(_, seat)| seat.moved <= since).map(|(id, _)| *id).collect();
-        for id in stuck {
-            if let Some(seat) = self.seats.get_mut(&id) {
+    /// Looks at those too far behind. The lead has waited for them since `began`, and since `since` as the last review
+    /// said.
+    pub fn review(&mut self, began: Instant, since: Instant, now: Instant) -> Review {
+        let total = self.total;
+        let lags = |seat: &Seat| !seat.cut && total - seat.taken > BEHIND_MAX;
+        let others = self.seats.values().any(|seat| seat.wants && !seat.cut && !lags(seat));
+        let mut review = Review::Go;
+        for seat in self.seats.values_mut() {
+            if std::mem::take(&mut seat.holds_up) {
+                seat.held_up += now - since;
+            }
+            if !lags(seat) {
+                continue;
+            }
+            seat.holds_up = others;
+            let mut until = seat.moved.max(began) + STUCK;
+            if others {
+                until = until.min(now + HOLD_UP_MAX.saturating_sub(seat.held_up));
+            }
+            if until <= now {
                 seat.cut = true;
                 seat.waker.take().into_iter().for_each(Waker::wake);
+                review = Review::Cut;
+            } else {
+                review = match review {
+                    Review::Go => Review::Wait(until),
+                    Review::Wait(sooner) => Review::Wait(sooner.min(until)),
+                    Review::Cut => Review::Cut,
+                };
             }
         }
+        review
     }
 
-    fn lagging(&self) -> impl Iterator<Item = (&u64, &Seat)> {
-        self.seats.iter().filter(|(_, seat)| !seat.cut && self.total - seat.taken > BEHIND_MAX)
+    /// All pieces, while none of them was let go of.
+    pub fn all(&self) -> Option<Vec<Bytes>> {
+        (self.dropped == 0).then(|| self.pieces.iter().cloned().collect())
     }
 
     pub fn push(&mut self, piece: Bytes) {

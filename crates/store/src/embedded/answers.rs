@@ -21,6 +21,7 @@ struct Marker {
     owner: u128,
     note: String,
     pieces: Vec<Bytes>,
+    /// Another has asked since it was renewed.
     followed: bool,
     alone: bool,
     until: Duration,
@@ -115,7 +116,7 @@ impl Answers {
             Some(marker) => {
                 marker.until = now.saturating_add(lives);
                 marker.pieces.extend_from_slice(pieces);
-                Renewed { held: true, followed: marker.followed }
+                Renewed { held: true, followed: std::mem::take(&mut marker.followed) }
             }
             None => Renewed { held: false, followed: false },
         })

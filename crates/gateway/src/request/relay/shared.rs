@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use metrics::Gauge;
-use tidegate_store::answers::{Follower, Kept};
+use tidegate_store::answers::{self, Follower, Kept};
 use tidegate_wire::answer::{Chunk, Dialect, peek_chunk};
 use tidegate_wire::error::{error_event, responses_error_event};
 use tidegate_wire::sse::Splitter;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Owner, is_usage_alone};
+use super::{Owner, UPSTREAMS_WORD, is_usage_alone};
 use crate::answer::Broken;
 use crate::request::settle::End;
 use crate::request::trail::Trail;
@@ -98,7 +98,7 @@ impl Shared {
     pub async fn collect(&mut self) -> Result<Vec<Bytes>, Broken> {
         let mut pieces = Vec::new();
         while let Some(piece) = std::future::poll_fn(|cx| self.poll_piece(cx)).await {
-            pieces.push(piece?);
+            pieces.push(piece.map_err(|_| Broken)?);
         }
         Ok(pieces)
     }
@@ -131,12 +131,14 @@ impl Shared {
                     }
                     return Poll::Ready(Some(Ok(piece)));
                 }
-                Some(Err(_)) => {
+                Some(Err(broken)) => {
+                    if broken.about == UPSTREAMS_WORD && self.form.streamed {
+                        self.source = Source::Ended;
+                        self.finish(Some(End::Interrupted(UPSTREAMS_WORD)));
+                        return Poll::Ready(None);
+                    }
+                    let code = if broken.about == "draining" { "draining" } else { "stream_interrupted" };
                     let words = "the answer broke off before it was finished";
-                    let code = match self.told() {
-                        Some(End::Interrupted(code)) => code,
-                        _ => "stream_interrupted",
-                    };
                     return Poll::Ready(Some(self.break_off(words, code)));
                 }
                 None => {
@@ -147,16 +149,14 @@ impl Shared {
         }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, answers::Broken>>> {
         match &mut self.source {
             Source::Kept(kept, at) => {
                 let piece = kept.pieces.get(*at).cloned();
                 *at += 1;
                 Poll::Ready(piece.map(Ok))
             }
-            Source::Run(follower) => {
-                follower.poll_piece(cx).map(|next| next.map(|piece| piece.map_err(|_| Broken)))
-            }
+            Source::Run(follower) => follower.poll_piece(cx),
             Source::Made(events) => Poll::Ready(events.pop_front().map(Ok)),
             Source::Ended => Poll::Ready(None),
         }

@@ -25,7 +25,7 @@ use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::request::accept::Accepted;
 use crate::request::attempt;
-use crate::request::relay::{self, Owner};
+use crate::request::relay::{self, Owner, UPSTREAMS_WORD};
 use crate::request::route::Call;
 use crate::request::settle::End;
 use crate::request::trail::Trail;
@@ -156,40 +156,36 @@ impl Run {
         self.began(&lead, &head, parts.headers, told);
         let judged = !self.idempotent && head.status == 200 && about.is_plain() && !fell_back;
         let mut gathered = Gathered { pieces: judged.then(Vec::new), size: 0, max_size: self.max_size };
-        let whole = loop {
+        loop {
             let next = tokio::select! {
                 biased;
                 next = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)) => next,
-                () = self.unwanted(None, &lead) => break false,
+                () = self.unwanted(None, &lead) => return lead.fail(),
             };
             self.hear(&mut body);
             let end = self.story().end;
             match (next, end) {
-                (None, _) => break true,
-                // The upstream's own word on what went wrong; nothing comes after it.
-                (Some(Ok(frame)), End::Interrupted("upstream_error_event")) => {
-                    gathered.pieces = None;
-                    if let Ok(piece) = frame.into_data() {
+                (None, _) => break,
+                (Some(next), End::Interrupted(code)) => {
+                    // The upstream's own word goes on; any other break is told by each client's own event.
+                    if code == UPSTREAMS_WORD
+                        && let Ok(Ok(piece)) = next.map(http_body::Frame::into_data)
+                    {
                         lead.piece(piece).await;
                     }
-                    break true;
+                    return lead.break_with(code.to_owned());
                 }
-                // A break is told by each client's own event.
-                (Some(_), End::Interrupted(_)) | (Some(Err(_)), _) => break false,
+                (Some(Err(_)), _) => return lead.fail(),
                 (Some(Ok(frame)), _) => {
                     let Ok(piece) = frame.into_data() else { continue };
                     gathered.add(&piece);
                     lead.piece(piece).await;
                 }
             }
-        };
-        if !whole {
-            return lead.fail();
         }
-        let done = !matches!(self.story().end, End::Interrupted(_));
         let may_keep = match gathered.pieces {
             Some(pieces) => self.may_keep(&head, &pieces),
-            None => self.idempotent && done && parts.status.is_success(),
+            None => self.idempotent && parts.status.is_success(),
         };
         lead.complete(may_keep);
     }

@@ -89,7 +89,7 @@ async fn a_client_whose_own_run_failed_hears_why_and_another_goes_on() {
     second.head(head());
     begins(&mut follower).await;
     assert!(matches!(own.head().await, Joined::Failed(_)));
-    assert_eq!(own.piece().await, Some(Err(Broken)));
+    assert_eq!(own.piece().await, Some(Err(Broken::default())));
     drop(follower);
     assert!(!second.wanted());
 }
@@ -152,6 +152,34 @@ async fn a_failure_after_the_head_is_a_broken_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_reads_an_answer_that_breaks_hears_why() {
+    let node = Node::single();
+    let lead = node.leads().await;
+    let (mut own, mut other) = (lead.follower(), node.follows().await);
+    lead.head(head());
+    lead.piece("one".into()).await;
+    lead.break_with("why".into());
+    for follower in [&mut own, &mut other] {
+        begins(follower).await;
+        assert_eq!(follower.piece().await, Some(Ok("one".into())));
+        assert_eq!(follower.piece().await, Some(Err(Broken { about: "why".into() })));
+    }
+    node.leads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_broken_before_its_head_is_everybodys_failure() {
+    let node = Node::single();
+    let lead = node.leads().await;
+    let mut followers = [lead.follower(), node.follows().await];
+    lead.break_with("why".into());
+    for follower in &mut followers {
+        let joined = follower.head().await;
+        assert!(matches!(&joined, Joined::Failed(about) if about == "why"), "{joined:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn those_who_wait_for_what_cannot_be_shared_go_their_own_way() {
     let store = store();
     let (one, other) = (Node::new(&store), Node::new(&store));
@@ -174,7 +202,7 @@ async fn the_lead_waits_for_a_slow_follower_and_goes_on_when_it_has_caught_up() 
     lead.head(head());
     lead.piece(vec![0; MIB].into()).await;
     let mut waits = Box::pin(lead.piece("one".into()));
-    assert!(tokio::time::timeout(lead::STUCK / 2, &mut waits).await.is_err());
+    assert!(tokio::time::timeout(state::STUCK / 2, &mut waits).await.is_err());
     assert_eq!(follower.piece().await.unwrap().unwrap().len(), MIB);
     assert!(waits.now_or_never().is_some());
 }
@@ -190,11 +218,84 @@ async fn a_follower_that_takes_nothing_is_cut_off_and_the_others_get_it_all() {
     for _ in 0..5 {
         lead.piece(vec![0; MIB].into()).await;
     }
-    assert!(began.elapsed() >= lead::STUCK && began.elapsed() < lead::STUCK + SECOND);
+    assert!(began.elapsed() >= state::HOLD_UP_MAX && began.elapsed() < state::HOLD_UP_MAX + SECOND);
     lead.complete(true);
     let (pieces, whole) = reader.await.unwrap();
     assert!(whole && pieces.len() == 5);
-    assert_eq!(stuck.piece().await, Some(Err(Broken)));
+    assert_eq!(stuck.piece().await, Some(Err(Broken::default())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_follower_holds_the_others_up_for_two_seconds_in_all_however_it_moves() {
+    let node = Node::single();
+    let lead = node.leads().await;
+    let (mut slow, mut reads) = (lead.follower(), lead.follower());
+    let slow = tokio::spawn(async move {
+        let mut count = 0;
+        loop {
+            tokio::time::sleep(SECOND - 100 * MS).await;
+            match slow.piece().await {
+                Some(Ok(_)) => count += 1,
+                end => return (count, end),
+            }
+        }
+    });
+    let reader = tokio::spawn(async move { read_out(&mut reads).await });
+    lead.head(head());
+    let began = tokio::time::Instant::now();
+    for _ in 0..20 {
+        lead.piece(vec![0; MIB].into()).await;
+    }
+    let took = began.elapsed();
+    assert!(took >= state::HOLD_UP_MAX && took < state::HOLD_UP_MAX + 100 * MS, "{took:?}");
+    lead.complete(true);
+    let (pieces, whole) = reader.await.unwrap();
+    assert!(whole && pieces.len() == 20);
+    assert_eq!(slow.await.unwrap(), (2, Some(Err(Broken::default()))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_follower_is_not_blamed_while_the_upstream_is_slower() {
+    let node = Node::single();
+    let lead = node.leads().await;
+    let (mut slow, mut reads) = (lead.follower(), lead.follower());
+    let reader = tokio::spawn(async move { read_out(&mut reads).await });
+    lead.head(head());
+    for _ in 0..20 {
+        lead.piece(vec![0; MIB / 2].into()).await;
+        tokio::time::sleep(10 * SECOND).await;
+        slow.piece().await.unwrap().unwrap();
+    }
+    lead.complete(true);
+    assert_eq!(slow.piece().await, None);
+    assert!(reader.await.unwrap().1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_are_behind_they_are_waited_for_and_then_cut_off() {
+    let node = Node::single();
+    let lead = node.leads().await;
+    let mut followers = [lead.follower(), lead.follower()];
+    lead.head(head());
+    let began = tokio::time::Instant::now();
+    for _ in 0..2 {
+        lead.piece(vec![0; MIB].into()).await;
+    }
+    assert_eq!(began.elapsed(), state::STUCK);
+    lead.complete(true);
+    for follower in &mut followers {
+        assert_eq!(follower.piece().await, Some(Err(Broken::default())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_only_follower_is_cut_off_is_no_longer_wanted() {
+    let node = Node::single();
+    let lead = node.leads().await;
+    let stuck = lead.follower();
+    lead.head(head());
+    let (_, ()) = tokio::join!(lead.piece(vec![0; 2 * MIB].into()), lead.unwanted());
+    drop(stuck);
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +307,7 @@ async fn a_slow_but_moving_follower_is_not_cut_off() {
         let mut count = 0;
         while let Some(Ok(_)) = slow.piece().await {
             count += 1;
-            tokio::time::sleep(lead::STUCK - SECOND).await;
+            tokio::time::sleep(state::STUCK - SECOND).await;
         }
         count
     });
@@ -256,4 +357,52 @@ async fn a_find_dropped_while_the_store_is_asked_leaves_nothing_behind() {
     drop(lead);
     drop(Box::pin(node.finds()));
     assert_eq!(node.flights.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_pieces_are_to_be_had_of_the_lead_for_as_long_as_they_may_be_kept() {
+    let node = Node::single();
+    let lead = node.leads_by(&Rules { max_size: 2 * MIB, ..RULES }).await;
+    let mut reads = lead.follower();
+    let reader = tokio::spawn(async move { read_out(&mut reads).await });
+    lead.head(head());
+    assert!(lead.keeps() && lead.pieces().is_some_and(|pieces| pieces.is_empty()));
+    let mut all = Vec::new();
+    for n in 0..2 {
+        all.push(Bytes::from(vec![n; MIB]));
+        lead.piece(Bytes::from(vec![n; MIB])).await;
+        assert!(lead.keeps() && lead.pieces().as_ref() == Some(&all));
+    }
+    lead.piece("x".into()).await;
+    assert!(!lead.keeps());
+    lead.piece("y".into()).await;
+    assert_eq!(lead.pieces(), None);
+    lead.complete(true);
+    assert!(reader.await.unwrap().1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_held_than_may_be_kept_or_a_slow_follower_is_waited_for() {
+    const PIECE: usize = 100_000;
+    for max_size in [0, MIB, 3 * MIB] {
+        let node = Node::single();
+        let lead = node.leads_by(&Rules { max_size, ..RULES }).await;
+        let (mut slow, mut reads) = (lead.follower(), lead.follower());
+        let reader = tokio::spawn(async move { read_out(&mut reads).await });
+        let slow = tokio::spawn(async move {
+            while let Some(Ok(_)) = slow.piece().await {
+                tokio::time::sleep(10 * MS).await;
+            }
+        });
+        lead.head(head());
+        let mut most = 0;
+        for _ in 0..100 {
+            lead.piece(vec![0; PIECE].into()).await;
+            most = most.max(lead.flight().lock().pieces.iter().map(Bytes::len).sum());
+        }
+        assert!(most > MIB / 2 && most <= max_size.max(MIB) + PIECE, "{most}");
+        lead.complete(true);
+        assert!(reader.await.unwrap().1);
+        slow.await.unwrap();
+    }
 }

@@ -29,6 +29,18 @@ async fn times_to_live_are_spread() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_with_a_note_is_kept_for_exactly_its_time() {
+    let node = Node::single();
+    for n in 0..50_u8 {
+        let key = node.key(&[&[n]]);
+        let lead = lead(node.find(key, &RULES, Read::Normal, "a note", ALLOWANCE).await);
+        lead.head(head());
+        lead.complete(true);
+        assert_eq!(node.memory.get(&key).unwrap().ttl, HOUR);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_node_finds_it_in_the_store_with_its_age() {
     let store = store();
     let (one, other) = (Node::new(&store), Node::new(&store));
@@ -202,6 +214,30 @@ async fn writes_beyond_the_queue_are_dropped_and_nobody_waits() {
         tokio::task::yield_now().await;
     }
     assert!(there(&keys[0]).await && !there(&keys[WRITES_MAX]).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_idle_when_nothing_is_made_and_all_is_written() {
+    let store = store();
+    let node = Node::with(&store, 1 << 20, false, false);
+    let idle = async || tokio::time::timeout(SECOND, node.idle()).await.is_ok();
+    assert!(idle().await);
+    let first = node.leads().await;
+    let mut follower = node.follows().await;
+    assert!(!idle().await);
+    first.fail();
+    assert!(!idle().await, "one who waits may take over");
+    let second = taken_over(&mut follower).await;
+    second.head(head());
+    second.complete(true);
+    assert!(!idle().await, "it is not written yet");
+    tokio::spawn(Arc::clone(&node).run());
+    assert!(idle().await);
+    assert!(store.look_up(&node.key.hex(), ALLOWANCE).await.unwrap().is_some());
+    let fresh = lead(node.reads(Read::Fresh).await);
+    assert!(!idle().await);
+    let (_, ()) = tokio::join!(node.idle(), async { fresh.fail() });
+    drop(follower);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 use super::*;
 use crate::answers::message::{Message, Say};
 use crate::cache::Renewed;
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 
 const OWNER: u128 = 7;
@@ -77,15 +78,27 @@ async fn a_long_answer_that_is_not_kept_arrives_whole_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quick_answer_that_is_not_kept_still_reaches_those_who_follow() {
+async fn a_quick_answer_that_is_not_kept_still_reaches_those_known_to_follow() {
+    let (_, one, other) = pair();
+    let lead = one.leads().await;
+    let mut follower = other.follows().await;
+    assert!(timeout(SECOND, follower.head()).await.is_err());
+    lead.head(head());
+    lead.piece("one".into()).await;
+    lead.complete(false);
+    begins(&mut follower).await;
+    assert_eq!(read_out(&mut follower).await, (vec!["one".into()], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_have_asked_after_the_end_of_an_answer_that_is_not_kept_makes_his_own() {
     let (_, one, other) = pair();
     let lead = one.leads().await;
     let mut follower = other.follows().await;
     lead.head(head());
     lead.piece("one".into()).await;
     lead.complete(false);
-    begins(&mut follower).await;
-    assert_eq!(read_out(&mut follower).await, (vec!["one".into()], true));
+    taken_over(&mut follower).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,6 +214,118 @@ async fn who_follows_from_afar_keeps_a_run_wanted() {
     assert!(timeout(SECOND, lead.unwanted()).await.is_err());
     lead.complete(false);
     assert_eq!(read_out(&mut follower).await, (vec![], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_given_up_soon_after_both_its_client_and_who_followed_from_afar_have_left() {
+    for reads in [false, true] {
+        let (_, one, other) = pair();
+        let lead = one.leads().await;
+        let own = lead.follower();
+        let mut follower = other.follows().await;
+        let mut late = other.follows().await;
+        if reads {
+            lead.head(head());
+            begins(&mut follower).await;
+        } else {
+            assert!(timeout(10 * SECOND, follower.head()).await.is_err());
+        }
+        drop(own);
+        drop(follower);
+        assert!(timeout(10 * SECOND, lead.unwanted()).await.is_err(), "one is left");
+        assert!(late.head().now_or_never().is_some() == reads);
+        drop(late);
+        assert!(timeout(1500 * MS, lead.unwanted()).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_from_afar_and_comes_back_keeps_a_run_wanted() {
+    let (_, one, other) = pair();
+    let lead = one.leads().await;
+    let own = lead.follower();
+    let mut follower = other.follows().await;
+    lead.head(head());
+    lead.piece("one".into()).await;
+    begins(&mut follower).await;
+    drop(follower);
+    tokio::time::sleep(5 * SECOND).await;
+    let mut again = other.follows().await;
+    begins(&mut again).await;
+    tokio::time::sleep(SECOND).await;
+    drop(own);
+    assert!(timeout(5 * SECOND, lead.unwanted()).await.is_err());
+    lead.complete(false);
+    assert_eq!(read_out(&mut again).await, (vec!["one".into()], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_from_afar_keeps_a_run_wanted() {
+    let (_, one, other) = pair();
+    let lead = one.leads().await;
+    let own = lead.follower();
+    let mut follower = other.follows().await;
+    lead.head(head());
+    begins(&mut follower).await;
+    drop(own);
+    for _ in 0..4 {
+        lead.piece(vec![0; 1 << 20].into()).await;
+    }
+    // The other node holds more than it may, and waits for its client.
+    assert!(timeout(20 * SECOND, lead.unwanted()).await.is_err());
+    for _ in 0..4 {
+        follower.piece().await.unwrap().unwrap();
+    }
+    lead.complete(false);
+    assert_eq!(read_out(&mut follower).await, (vec![], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_idle_has_told_those_who_follow_from_afar_how_it_ended() {
+    let (_, one, other) = pair();
+    let lead = one.leads().await;
+    let mut follower = other.follows().await;
+    lead.head(head());
+    begins(&mut follower).await;
+    assert!(timeout(SECOND, one.idle()).await.is_err());
+    lead.piece("one".into()).await;
+    lead.complete(false);
+    assert!(one.idle().now_or_never().is_none());
+    one.idle().await;
+    // What it has not said by now it never says.
+    let said = timeout(MS, read_out(&mut follower)).await;
+    assert_eq!(said, Ok((vec!["one".into()], true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_an_answer_that_breaks_from_afar_hears_no_word() {
+    let (_, one, other) = pair();
+    let lead = one.leads().await;
+    let mut follower = other.follows().await;
+    lead.head(head());
+    begins(&mut follower).await;
+    lead.break_with("why".into());
+    assert_eq!(follower.piece().await, Some(Err(Broken::default())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_goes_to_other_nodes_without_holding_up_those_here() {
+    let (_, one, other) = pair();
+    let lead = one.leads().await;
+    let (mut own, mut follower) = (lead.follower(), other.follows().await);
+    lead.head(head());
+    begins(&mut follower).await;
+    let here = tokio::spawn(async move { read_out(&mut own).await });
+    let there = tokio::spawn(async move { read_out(&mut follower).await });
+    let began = Instant::now();
+    for _ in 0..150 {
+        lead.piece(vec![0; 100_000].into()).await;
+    }
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    lead.complete(false);
+    assert!(here.await.unwrap().1);
+    let (pieces, whole) = there.await.unwrap();
+    assert!(whole && pieces.len() == 150);
 }
 
 #[tokio::test(start_paused = true)]

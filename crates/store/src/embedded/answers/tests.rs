@@ -45,6 +45,22 @@ fn pieces_count_and_a_right_beyond_all_bounds_is_lost() {
 }
 
 #[test]
+fn each_renewal_hears_whether_another_has_asked_since_the_last() {
+    let mut answers = Answers::new(4_000);
+    answers.begin("a", 1, "", LONG, NOW);
+    let mut followed = |asks: fn(&mut Answers)| {
+        asks(&mut answers);
+        answers.renew("a", 1, &[], LONG, NOW).followed
+    };
+    assert!(!followed(|_| ()));
+    assert!(followed(|answers| drop(answers.follow("a", 0, NOW))));
+    assert!(!followed(|_| ()));
+    assert!(followed(|answers| drop(answers.begin("a", 2, "", LONG, NOW))));
+    assert!(followed(|answers| assert_eq!(answers.follow("a", usize::MAX, NOW), Followed::Orphaned)));
+    assert!(!followed(|answers| assert!(!answers.renew("a", 2, &[], LONG, NOW).held)));
+}
+
+#[test]
 fn nothing_is_left_of_what_is_over() {
     let mut answers = Answers::new(100_000);
     answers.put("a", 1, &value(10), LONG, NOW);

@@ -1,7 +1,7 @@
 -- begin v1: a stored answer, or the right to make it.
 -- KEYS  answer, marker, pieces
 -- ARGV  owner, note, lives in ms
--- The marker is a hash: owner, note, followed (another asked), alone (it cannot be shared).
+-- The marker is a hash: owner, note, followed (another has asked since it was renewed), alone (it cannot be shared).
 local answer = redis.call('GET', KEYS[1])
 if answer then return { 'found', answer, redis.call('PTTL', KEYS[1]) } end
 local marker = redis.call('HMGET', KEYS[2], 'owner', 'note', 'alone')

@@ -3,8 +3,8 @@
 //! Owns what was last heard of every other node, the leases this node holds and the queue of rests to be told. Health
 //! decides what peers' words mean (`tidegate_health::registry`); a key pool decides what a told rest means.
 //! While the store is away nothing waits for it: peers' words are void after `LIVES`, leases end by themselves, each
-//! node tries what recovers for itself, and as many nodes are reckoned with as were last heard of, for
-//! `REMEMBERED`. Not here: the store itself, limits, whether a request may pass.
+//! node tries what recovers for itself, and as many nodes are reckoned with as were last heard of, after `REMEMBERED`
+//! no fewer than expected. Not here: the store itself, limits, whether a request may pass.
 
 mod beat;
 mod lease;
@@ -35,7 +35,7 @@ pub use word::Word;
 const LIVES: Duration = Duration::from_secs(5);
 /// No call to the store takes longer. None of them is on the way of a request.
 const WITHIN: Duration = Duration::from_millis(250);
-/// The number of nodes last heard is good for this long without the store.
+/// The number of nodes last heard is good for this long without the store; then there may be more.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Rests that wait to be told.
 const QUEUE: usize = 256;
@@ -137,8 +137,8 @@ impl Fleet {
         self
     }
 
-    /// How many nodes share what is limited, at least 1: as last heard, for ten minutes without the store, then as
-    /// configured. Always 1 where nothing is shared.
+    /// How many nodes share what is limited, at least 1: as last heard; after ten minutes without the store, and where it
+    /// was never reached, no fewer than expected. Always 1 where nothing is shared.
     #[must_use]
     pub fn nodes(&self) -> u32 {
         if !self.shared {
@@ -146,7 +146,8 @@ impl Fleet {
         }
         let heard = self.heard.load();
         let fresh = heard.at.is_some_and(|at| at.elapsed() < REMEMBERED);
-        if fresh { heard.nodes.max(1) } else { self.expected.max(1) }
+        let least = if fresh { 1 } else { self.expected.max(1) };
+        heard.nodes.max(least)
     }
 
     /// The other nodes, as last heard; those of more than five seconds ago are gone.

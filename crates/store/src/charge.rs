@@ -8,6 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+/// No cost and no use is above this, in units: a thousand million US dollars. Sums of it stay far from the end of an
+/// `f64`.
+const UNITS_MOST: f64 = 1e15;
+
 /// How a counter counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Counter {
@@ -15,12 +19,12 @@ pub enum Counter {
     Bucket {
         /// Units per second, above 0.
         per_second: f64,
-        /// What it holds when full, in units, at least 1.
+        /// What it holds when full, in units, at least 1. No charge takes more.
         burst: f64,
         /// A charge that finds too little may wait this long for its turn ([`Standing::wait`]) instead of being denied.
         patience: Duration,
     },
-    /// So much in a UTC day, by the store's clock.
+    /// So much in a UTC day, by the store's clock. A charge above all of it is had of a day of which nothing is used.
     Day {
         /// Units.
         limit: f64,
@@ -34,6 +38,26 @@ pub enum Counter {
     },
 }
 
+impl Counter {
+    /// What a charge of `cost` takes, in units: never more than there is when nothing was taken. What is no number, or
+    /// below 0, is nothing.
+    #[must_use]
+    pub fn takes(self, cost: f64) -> f64 {
+        let cost = units(cost);
+        match self {
+            Self::Bucket { burst, .. } => cost.min(burst),
+            // Of a day that allows nothing, nothing is had: it is not a cost of nothing.
+            Self::Day { limit } if limit > 0.0 => cost.min(limit),
+            Self::Day { .. } | Self::Running { .. } => cost,
+        }
+    }
+}
+
+/// `amount` as a counter can bear it.
+pub(crate) const fn units(amount: f64) -> f64 {
+    if amount.is_nan() { 0.0 } else { amount.clamp(0.0, UNITS_MOST) }
+}
+
 /// What is taken from one counter.
 #[derive(Debug, Clone)]
 pub struct Debit {
@@ -41,8 +65,8 @@ pub struct Debit {
     pub key: Arc<str>,
     /// How it counts.
     pub counter: Counter,
-    /// Must be had, or the whole charge is denied; in units. A cost above `burst` is taken for `burst` when it is
-    /// decided whether there is enough, and charged in full. 1 for [`Counter::Running`].
+    /// Must be had, or the whole charge is denied; in units. What is taken is [`Counter::takes`] of it: a cost above
+    /// `burst`, or above a day's limit, is taken for that much. 1 for [`Counter::Running`].
     pub cost: f64,
     /// Taken beyond `cost`, as far as there is any, of a bucket: a lease.
     pub extra: f64,
@@ -79,6 +103,8 @@ pub struct Standing {
     pub wait: Duration,
     /// Opaque: goes back in [`Debit::known`].
     pub mark: f64,
+    /// Of a day: all of it was used, reservations aside, so nothing is to be had before midnight. Else `false`.
+    pub spent: bool,
 }
 
 /// What came of a charge.
@@ -90,7 +116,8 @@ pub enum Verdict {
     Denied {
         /// Index of the debit that has to wait longest.
         by: usize,
-        /// Until the same charge would be admitted, if nothing else is charged; 1 s where nobody can say (`Running`).
+        /// Until the same charge would be admitted, if nothing else is charged; 1 s where nobody can say (`Running`, and
+        /// a day that is not [`Standing::spent`]).
         retry_after: Duration,
         /// One for each debit, in order.
         standings: Vec<Standing>,
@@ -104,12 +131,20 @@ pub struct Settled {
     pub key: Arc<str>,
     /// As charged.
     pub counter: Counter,
-    /// As charged: `cost`, and `extra` as granted. What `used` is below it is given back, never more.
+    /// As charged: what `cost` came to ([`Counter::takes`]), and `extra` as granted. What `used` is below it is given back, never more.
     pub charged: f64,
-    /// What it came to. Above `charged`: taken as well, into debt.
+    /// What it came to. Above `charged`: taken as well, into debt, which a bucket fills up in ten years at most. What is no
+    /// finite number is taken for `charged`.
     pub used: f64,
     /// As charged. A reservation that has run out by now was given back in full, so all of `used` is taken.
     pub reserved: bool,
+}
+
+impl Settled {
+    /// `used` as a counter can bear it.
+    pub(crate) fn used(&self) -> f64 {
+        units(if self.used.is_finite() { self.used } else { self.charged })
+    }
 }
 
 /// What became of a charge.

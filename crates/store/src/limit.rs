@@ -12,6 +12,7 @@
 mod admit;
 mod allowance;
 mod denials;
+mod fetch;
 mod grant;
 mod lease;
 mod link;
@@ -22,12 +23,12 @@ mod seen;
 mod tests;
 mod upkeep;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics::counter;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 pub use self::allowance::Allowance;
 use self::denials::Denials;
@@ -42,8 +43,6 @@ use crate::Store;
 
 /// For calls that no request waits for.
 const BACKGROUND: Duration = Duration::from_millis(250);
-/// How long the number of nodes is believed when nothing is heard of them.
-const NODES_HOLD: Duration = Duration::from_secs(600);
 
 /// The limits of a node.
 #[derive(Debug)]
@@ -51,9 +50,8 @@ pub struct Limiter {
     link: Link,
     local: Store,
     leasing: bool,
-    expected_nodes: u32,
     timeout: Duration,
-    nodes: Mutex<Option<(u32, Instant)>>,
+    nodes: AtomicU32,
     seen: SeenCounters,
     denials: Denials,
     leases: Leases,
@@ -66,7 +64,7 @@ pub struct Limiter {
 
 impl Limiter {
     /// Limits over `store`. `local` is this process's memory, for what is counted per node and for outages.
-    /// `expected_nodes` is believed until others are heard of; `timeout` bounds a charge that no request waits for.
+    /// `expected_nodes` is believed until [`Limiter::set_nodes`] says otherwise; `timeout` bounds a charge that no request waits for.
     /// [`Limiter::run`] must be spawned for anything to be given back. Metrics go to the recorder installed by then.
     #[must_use]
     pub fn new(store: Store, local: Store, expected_nodes: u32, timeout: Duration) -> Arc<Self> {
@@ -81,9 +79,8 @@ impl Limiter {
             link: Link::new(store),
             local,
             leasing,
-            expected_nodes,
             timeout,
-            nodes: Mutex::new(None),
+            nodes: AtomicU32::new(expected_nodes.max(1)),
             seen: SeenCounters::new(),
             denials: Denials::new(),
             leases: Leases::default(),
@@ -95,19 +92,14 @@ impl Limiter {
         }
     }
 
-    /// So many nodes were heard of just now, this one included.
+    /// So many nodes share a limit from now on, this one included. How long a number is good for that was heard of long
+    /// ago, the caller knows.
     pub fn set_nodes(&self, n: u32) {
-        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = Some((n.max(1), Instant::now()));
+        self.nodes.store(n.max(1), Ordering::Relaxed);
     }
 
-    /// Among how many a limit is shared: as last heard for 10 min, then no fewer than expected.
     fn nodes(&self) -> u32 {
-        let heard = *self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        match heard {
-            Some((n, at)) if at.elapsed() < NODES_HOLD => n,
-            Some((n, _)) => n.max(self.expected_nodes),
-            None => self.expected_nodes.max(1),
-        }
+        self.nodes.load(Ordering::Relaxed)
     }
 }
 

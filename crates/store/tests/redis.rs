@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use support::{Server, WITHIN, store, until};
-use tidegate_store::Store;
 use tidegate_store::cache::{Begun, Followed, Renewed};
 use tidegate_store::charge::{Charge, Counter, Debit, Running, Settled, Settlement, Standing, Verdict};
 use tidegate_store::fleet::{Beat, Cooldown};
 use tidegate_store::redis::Setup;
 use tidegate_store::usage::{Amount, Entry};
+use tidegate_store::{Failure, Store};
 use tokio::time::{Instant, timeout};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -122,14 +122,90 @@ async fn a_charge_is_admitted_when_the_wait_it_was_told_is_over() {
 }
 
 #[tokio::test]
-async fn a_cost_above_the_burst_is_had_of_a_full_bucket_and_owed() {
+async fn costs_beyond_all_measure_are_answered_and_never_taken_for_the_servers_state() {
     let Some(server) = Server::start(&[]).await else { return };
     let store = server.store().await;
-    let counter = bucket(1.0, 10.0);
-    let standing = admitted(&store, &charge(vec![debit("k", counter, 30.0)])).await[0];
-    assert!((standing.left + 20.0).abs() < 0.01, "{standing:?}");
-    let (_, retry_after, _) = denied(&store, &charge(vec![debit("k", counter, 1.0)])).await;
-    assert!((retry_after.as_secs_f64() - 21.0).abs() < 0.5, "{retry_after:?}");
+    // Slow enough that even its burst fills in more milliseconds than a key may live.
+    for counter in [bucket(1.0, 10.0), bucket(1e-6, 1e15), Counter::Day { limit: 10.0 }] {
+        for n in 0..10 {
+            let key = format!("{n}-{counter:?}");
+            let c = charge(vec![Debit { reserved: true, ..debit(&key, counter, 1e18) }]);
+            let standing = admitted(&store, &c).await[0];
+            assert!(standing.left.abs() < 1.0, "{standing:?}");
+            let charged = counter.takes(1e18);
+            settle(&store, &c, vec![Settled { charged, ..settled(&c.debits[0], 1e300) }]).await;
+            denied(&store, &charge(vec![debit(&key, counter, 1.0)])).await;
+        }
+    }
+    assert!(store.is_up());
+}
+
+#[tokio::test]
+async fn what_lies_under_one_key_is_refused_and_no_reason_to_give_the_server_up() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let store = server.store().await;
+    server.ask::<()>(&["SET", "t:v1:day:{team}:string", "x"]).await.unwrap();
+    server.ask::<()>(&["HSET", "t:v1:bucket:{team}:hash", "x", "y"]).await.unwrap();
+    for _ in 0..20 {
+        for (key, counter) in [("string", Counter::Day { limit: 5.0 }), ("hash", bucket(1.0, 10.0))] {
+            let verdict = store.charge(&charge(vec![debit(key, counter, 1.0)]), WITHIN).await;
+            assert!(matches!(verdict, Err(Failure::Refused(_))), "{verdict:?}");
+        }
+    }
+    assert!(store.is_up());
+    admitted(&store, &charge(vec![debit("k", bucket(1.0, 10.0), 1.0)])).await;
+}
+
+#[tokio::test]
+async fn one_entry_that_is_none_of_ours_keeps_no_other_from_being_renewed() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let store = server.store().await;
+    let short = Counter::Running { limit: 9.0, lives: Duration::from_millis(400) };
+    server.ask::<()>(&["SET", "t:v1:running:{alien}:r", "x"]).await.unwrap();
+    server.ask::<()>(&["SET", "t:v1:running:{team}:a", "x"]).await.unwrap();
+    let mut entries = [("alien", "r"), ("team", "a")]
+        .map(|(g, k)| Running { group: g.into(), key: k.into(), id: 1 })
+        .to_vec();
+    for group in ["team", "zebra"] {
+        let c = Charge { group: group.into(), ..charge(vec![debit("r", short, 1.0)]) };
+        admitted(&store, &c).await;
+        entries.push(Running { group: group.into(), key: "r".into(), id: c.id });
+    }
+    let renewed = store.still_running(&entries, MINUTE, WITHIN).await;
+    assert!(matches!(renewed, Err(Failure::Refused(_))), "{renewed:?}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for group in ["team", "zebra"] {
+        let look = Charge { group: group.into(), ..charge(vec![debit("r", short, 0.0)]) };
+        assert_eq!(admitted(&store, &look).await[0].left, 8.0, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_reservation_that_a_full_server_could_not_settle_runs_out_by_itself() {
+    let Some(server) = Server::start(&["--maxmemory-policy", "noeviction"]).await else { return };
+    let store = server.store().await;
+    let (counter, day) = (bucket(0.001, 100.0), Counter::Day { limit: 100.0 });
+    let lives = Duration::from_millis(300);
+    let c = Charge {
+        lives,
+        ..charge(vec![
+            Debit { reserved: true, ..debit("b", counter, 60.0) },
+            Debit { reserved: true, ..debit("d", day, 60.0) },
+        ])
+    };
+    admitted(&store, &c).await;
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
+    for debit in &c.debits {
+        let items = vec![settled(debit, 30.0)];
+        let settlement = Settlement { group: c.group.clone(), id: c.id, lives, items };
+        let told = store.settle(&settlement, WITHIN).await;
+        assert!(matches!(told, Err(Failure::Refused(_))), "{told:?}");
+    }
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await.unwrap();
+    until("both are given back", async || {
+        left(&store, "b", counter).await > 99.0 && left(&store, "d", day).await == 100.0
+    })
+    .await;
 }
 
 #[tokio::test]

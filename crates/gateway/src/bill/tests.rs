@@ -74,7 +74,13 @@ async fn figures_of_any_size_are_settled() {
     let gateway = gateway(&format!("{PRICED}limits: [{{per: route, tokens: 1000/day}}]\n"));
     let mut allowance = Allowance::new(Duration::from_secs(1));
     let applying = gateway.limits.applying(None, Some(0), Some("m"), None);
-    let ask = Ask { requests: 1.0, tokens: 1.0, micro_usd: 1.0, lives: Duration::from_secs(60) };
+    let ask = Ask {
+        requests: 1.0,
+        tokens: 1.0,
+        micro_usd: 1.0,
+        lives: Duration::from_secs(60),
+        wait_at_most: Duration::ZERO,
+    };
     let grant = gateway.limits.limiter().admit(&applying.rules, ask, &mut allowance).await.unwrap();
     let most = Usage { prompt: u64::MAX, completion: u64::MAX, cached: u64::MAX };
     Bill { grant: Some(grant), ..bill(1) }.pay(&gateway, &answered(Some(most), 0));

@@ -102,6 +102,7 @@ pub async fn limit(
             tokens: estimate.map_or(0.0, |estimate| estimate.tokens()),
             micro_usd: estimate.map_or(0.0, |estimate| estimate.micro_usd),
             lives: left + SPARE,
+            wait_at_most: left,
         };
         match limits.limiter().admit(&applying.rules, ask, &mut allowance).await {
             Ok(grant) => {

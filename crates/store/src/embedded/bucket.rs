@@ -76,9 +76,11 @@ impl Bucket {
         extra.min(spare).floor().max(0.0)
     }
 
-    /// Takes `units`, into debt where there are too few; gives back where below 0, and never beyond full.
+    /// Takes `units`, into debt where there are too few, but into none that takes longer than [`LONGEST`] to fill; gives
+    /// back where below 0, and never beyond full.
     pub fn take(&mut self, units: f64, rate: Rate, now: Duration) {
-        self.owed = (self.owed(rate, now) + units).max(0.0);
+        let most = rate.burst.max(rate.per_second * LONGEST.as_secs_f64());
+        self.owed = (self.owed(rate, now) + units).max(0.0).min(most);
         self.at = self.at.max(now);
     }
 

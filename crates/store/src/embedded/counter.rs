@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::Moment;
 use super::bucket::{Bucket, Rate};
-use crate::charge::{Counter as Rule, Debit, Settled, Standing};
+use crate::charge::{Counter as Rule, Debit, Settled, Standing, units};
 
 const DAY: u64 = 86_400;
 /// A mark of a day is its number, wrapped here, times this, plus what was used: in one `f64` to a hundredth of a unit.
 const MARK_OF_DAY: f64 = (1_u64 << 40) as f64;
 const DAYS_TOLD_APART: u64 = 16;
-/// Nobody can say when a running request ends.
+/// Nobody can say when a running request ends, or what comes back of a reservation.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,8 @@ pub(super) struct Counter {
     rule: Rule,
     level: Level,
     held: HashMap<u128, Held>,
+    /// Of a day's use, what is only reserved.
+    reserved: f64,
     /// No earlier than this does anything held run out.
     soonest: Duration,
     /// As late as any mark that was given out, so that a counter is not taken for lost because it was given back to.
@@ -78,6 +80,7 @@ impl Counter {
             rule,
             level,
             held: HashMap::new(),
+            reserved: 0.0,
             soonest: Duration::MAX,
             kept_until: Duration::ZERO,
             touched: 0,
@@ -109,7 +112,7 @@ impl Counter {
             let today = day(now);
             // A clock set back across midnight must not begin the same day twice.
             if today != *at && today.saturating_add(1) != *at {
-                (*at, *used) = (today, 0.0);
+                (*at, *used, self.reserved) = (today, 0.0, 0.0);
             }
         }
         if now.steady < self.soonest {
@@ -132,11 +135,12 @@ impl Counter {
             (Level::Day { used, .. }, _) => *used = (*used - back_today).max(0.0),
             _ => {}
         }
+        self.unreserve(back_today);
     }
 
     /// Whether `debit` may be had. The counter must be at `now` and under the debit's rule.
     pub fn ask(&self, debit: &Debit, now: Moment) -> Asked {
-        let cost = debit.cost.max(0.0);
+        let cost = self.rule.takes(debit.cost);
         match (self.level, self.rule) {
             (Level::Bucket(bucket), Rule::Bucket { per_second, burst, patience }) => {
                 let rate = Rate { per_second, burst };
@@ -144,12 +148,13 @@ impl Counter {
                 Asked {
                     denied: (wait > patience).then(|| wait.saturating_sub(patience)),
                     wait,
-                    extra: bucket.beside(cost, debit.extra, rate, now.steady),
+                    extra: bucket.beside(cost, units(debit.extra), rate, now.steady),
                 }
             }
             (Level::Day { used, .. }, Rule::Day { limit }) => {
                 let fits = cost <= 0.0 || used + cost <= limit + 1e-9 * limit.max(1.0);
-                Asked { denied: (!fits).then(|| self.reset(now)), ..Asked::default() }
+                let wait = || if self.is_spent() { self.reset(now) } else { ASK_AGAIN };
+                Asked { denied: (!fits).then(wait), ..Asked::default() }
             }
             (_, Rule::Running { limit, .. }) => {
                 let fits = (self.held.len() + 1) as f64 <= limit;
@@ -161,13 +166,16 @@ impl Counter {
 
     /// Takes what [`Counter::ask`] found, and notes it under `id` where it is reserved.
     pub fn take(&mut self, debit: &Debit, extra: f64, id: u128, lives: Duration, now: Moment) {
-        let amount = debit.cost.max(0.0) + extra;
+        let amount = self.rule.takes(debit.cost) + extra;
         self.add(amount, now);
         let lives = match self.rule {
             Rule::Running { lives, .. } => lives,
             _ if debit.reserved => lives,
             _ => return,
         };
+        if matches!(self.level, Level::Day { .. }) {
+            self.reserved += amount;
+        }
         let until = now.steady.saturating_add(lives);
         self.held.insert(id, Held { amount, until, day: self.counted_day() });
         self.soonest = self.soonest.min(until);
@@ -184,9 +192,12 @@ impl Counter {
             match (item.reserved, item.reserved.then(|| self.held.remove(&id)).flatten()) {
                 (true, Some(held)) => (held.amount, held.day == today),
                 (true, None) => (0.0, true),
-                (false, _) => (item.charged.max(0.0), true),
+                (false, _) => (units(item.charged), true),
             };
-        let change = item.used.max(0.0) - charged;
+        if item.reserved && of_today {
+            self.unreserve(charged);
+        }
+        let change = item.used() - charged;
         // Yesterday is over: nothing of it is given back to today.
         if change > 0.0 || of_today {
             self.add(change, now);
@@ -226,7 +237,8 @@ impl Counter {
             (_, Rule::Running { limit, .. }) => limit - self.held.len() as f64,
             _ => 0.0,
         };
-        Standing { extra: asked.extra, left, reset: self.reset(now), wait: asked.wait, mark }
+        let spent = self.is_spent();
+        Standing { extra: asked.extra, left, reset: self.reset(now), wait: asked.wait, mark, spent }
     }
 
     /// Nothing would be lost with it.
@@ -252,6 +264,21 @@ impl Counter {
             (Level::Bucket(bucket), Some(rate)) => bucket.take(units, rate, now.steady),
             (Level::Day { used, .. }, _) => *used = (*used + units).max(0.0),
             _ => {}
+        }
+    }
+
+    fn unreserve(&mut self, units: f64) {
+        // What is left of sums when nothing is reserved is only their error.
+        self.reserved = if self.held.is_empty() { 0.0 } else { (self.reserved - units).max(0.0) };
+    }
+
+    /// All of a day was used, reservations aside.
+    fn is_spent(&self) -> bool {
+        match (self.level, self.rule) {
+            (Level::Day { used, .. }, Rule::Day { limit }) => {
+                used - self.reserved >= limit - 1e-9 * limit.max(1.0)
+            }
+            _ => false,
         }
     }
 

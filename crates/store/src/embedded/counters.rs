@@ -58,6 +58,8 @@ impl Counters {
         let denied = asked
             .iter()
             .enumerate()
+            // Of several that wait equally long the first is named.
+            .rev()
             .filter_map(|(index, asked)| asked.denied.map(|denied| (index, denied)))
             .max_by_key(|(_, denied)| *denied);
         let mut standings = Vec::with_capacity(taken.len());

@@ -6,8 +6,8 @@ use std::time::Duration;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::grant::{Headline, Refused};
-use super::rule::{Applies, Name};
+use super::grant::{Ask, Headline, Refused};
+use super::rule::{Applies, Name, within};
 use crate::charge::Counter;
 
 /// Denials remembered.
@@ -32,15 +32,16 @@ impl Denials {
         Self(Cache::new(DENIALS_MOST))
     }
 
+    /// A charge of `cost` to `counter` was denied.
     pub(super) fn remember(
         &self,
         applies: &Applies,
-        cost: f64,
+        (counter, cost): (Counter, f64),
         refused: Refused,
         headline: Option<Headline>,
         at: Instant,
     ) {
-        let denial = Denial { counter: applies.rule.counter(), cost, refused, headline, at };
+        let denial = Denial { counter, cost, refused, headline, at };
         self.0.insert(applies.name.clone(), denial);
     }
 
@@ -49,11 +50,11 @@ impl Denials {
         self.0.invalidate(name);
     }
 
-    /// What `cost` would be told, where the store need not be asked.
+    /// What `ask` would be told, where the store need not be asked.
     pub(super) fn holds(
         &self,
         applies: &Applies,
-        cost: f64,
+        ask: &Ask,
         now: Instant,
     ) -> Option<(Refused, Option<Headline>)> {
         let denial = self.0.get(&applies.name)?;
@@ -63,11 +64,23 @@ impl Denials {
             self.forget(&applies.name);
             return None;
         };
-        let same = denial.counter == applies.rule.counter() && cost >= denial.cost;
-        same.then(|| {
+        let counter = within(applies.rule.counter(), ask.wait_at_most);
+        let no_less = ask.of(applies.rule.kind()) >= denial.cost && is_no_more(counter, denial.counter);
+        no_less.then(|| {
             let headline =
                 denial.headline.map(|line| Headline { reset: line.reset.saturating_sub(since), ..line });
             (Refused { retry_after, ..denial.refused }, headline)
         })
+    }
+}
+
+/// The same counter, and who asks waits no longer for its turn than who was denied.
+fn is_no_more(counter: Counter, denied: Counter) -> bool {
+    match (counter, denied) {
+        (
+            Counter::Bucket { per_second, burst, patience },
+            Counter::Bucket { per_second: denied_rate, burst: denied_burst, patience: denied_patience },
+        ) => (per_second, burst) == (denied_rate, denied_burst) && patience <= denied_patience,
+        _ => counter == denied,
     }
 }

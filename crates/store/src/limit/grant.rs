@@ -9,9 +9,10 @@ use super::Limiter;
 use super::lease::Lease;
 use super::rule::{Kind, Name, Scope, full};
 use super::upkeep::Job;
-use crate::charge::{Counter, Settled, Settlement, Standing};
+use crate::charge::{Counter, Settled, Settlement, Standing, units};
 
-/// What a request is expected to take. A cost above a bucket's burst is decided as if it were the burst.
+/// What a request is expected to take. A cost above a bucket's burst, or a day's whole amount, is taken for that much.
+/// What is no number, or below 0, is nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ask {
     /// 1, or as many as a batch holds.
@@ -22,17 +23,19 @@ pub struct Ask {
     pub micro_usd: f64,
     /// After this, what is reserved is given back even if nobody settles: the request's deadline and 30 s.
     pub lives: Duration,
+    /// It waits for its turn in the queue of a smooth limit no longer than this, whatever the limit allows: the time to
+    /// its deadline. Where its turn comes later it is denied, and takes nothing.
+    pub wait_at_most: Duration,
 }
 
 impl Ask {
-    pub(super) fn of(&self, kind: Kind) -> f64 {
-        let cost = match kind {
+    pub(super) const fn of(&self, kind: Kind) -> f64 {
+        units(match kind {
             Kind::Requests => self.requests,
             Kind::Tokens => self.tokens,
             Kind::Usd => self.micro_usd,
             Kind::InFlight => 1.0,
-        };
-        if cost.is_finite() { cost.max(0.0) } else { 0.0 }
+        })
     }
 }
 
@@ -90,7 +93,7 @@ impl Headlines {
 pub enum Why {
     /// Too much at once.
     Rate,
-    /// The day's amount is used up.
+    /// The day's amount is used up, and not only by what still runs.
     Spent,
     /// The store does not answer, and the limit admits nothing without it.
     StoreLost,
@@ -149,6 +152,33 @@ pub(super) enum Held {
     Leased { kind: Kind, lease: Arc<Lease>, charged: f64 },
 }
 
+/// What was had by one call. Dropped, it goes back, the request included: then nothing went on.
+#[derive(Debug)]
+pub(super) struct Had {
+    limiter: Arc<Limiter>,
+    held: Option<Held>,
+}
+
+impl Had {
+    pub(super) fn new(limiter: &Arc<Limiter>, held: Held) -> Self {
+        Self { limiter: Arc::clone(limiter), held: Some(held) }
+    }
+
+    fn settle(mut self, used: impl Fn(Kind) -> Option<f64>) {
+        if let Some(held) = self.held.take() {
+            self.limiter.settle(held, used);
+        }
+    }
+}
+
+impl Drop for Had {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.limiter.settle(held, |_| Some(0.0));
+        }
+    }
+}
+
 /// A request may go on. Dropped without [`Grant::settle`]: nothing was used; tokens and money go back, the request
 /// stays counted, and it no longer runs.
 #[derive(Debug)]
@@ -160,8 +190,7 @@ pub struct Grant {
     pub requests: Option<Headline>,
     /// The tightest limit on tokens.
     pub tokens: Option<Headline>,
-    pub(super) limiter: Arc<Limiter>,
-    pub(super) held: Vec<Held>,
+    pub(super) had: Vec<Had>,
 }
 
 impl Grant {
@@ -171,8 +200,8 @@ impl Grant {
     }
 
     fn end(&mut self, tokens: f64, micro_usd: f64) {
-        for held in std::mem::take(&mut self.held) {
-            self.limiter.settle(held, |kind| match kind {
+        for had in std::mem::take(&mut self.had) {
+            had.settle(|kind| match kind {
                 Kind::Requests => None,
                 Kind::Tokens => Some(tokens),
                 Kind::Usd => Some(micro_usd),
@@ -190,10 +219,12 @@ impl Drop for Grant {
 
 impl Limiter {
     /// Trues up what was had by what was `used`; `None` leaves a counter as it was charged.
-    pub(super) fn settle(&self, held: Held, used: impl Fn(Kind) -> Option<f64>) {
+    fn settle(&self, held: Held, used: impl Fn(Kind) -> Option<f64>) {
+        let used =
+            |kind, charged| used(kind).map(|used: f64| if used.is_finite() { units(used) } else { charged });
         let (at, group, id, lives, items) = match held {
             Held::Leased { kind, lease, charged } => {
-                if let Some(used) = used(kind) {
+                if let Some(used) = used(kind, charged) {
                     lease.settle(charged, used, Instant::now());
                     if used < charged {
                         self.denials.forget(&lease.applies.name);
@@ -205,7 +236,7 @@ impl Limiter {
         };
         self.running.ended(id);
         let settled = items.into_iter().filter_map(|item| {
-            let used = used(item.kind)?;
+            let used = used(item.kind, item.charged)?;
             let Item { kind, key, counter, of, charged } = item;
             match &at {
                 At::Store if used < charged && kind != Kind::InFlight => {

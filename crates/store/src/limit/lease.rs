@@ -25,7 +25,7 @@ pub(super) struct Lease {
     pub(super) applies: Applies,
     pub(super) counter: Counter,
     /// One charge at a time.
-    pub(super) turn: Semaphore,
+    pub(super) turn: Arc<Semaphore>,
     held: Mutex<Held>,
 }
 
@@ -34,6 +34,8 @@ struct Held {
     left: f64,
     size: f64,
     until: Instant,
+    /// What those who wait for their turn ask for, together.
+    needed: f64,
     /// To be taken from the shared counter; below 0: to be given back.
     due: f64,
     standing: Option<(Standing, Instant)>,
@@ -54,13 +56,20 @@ impl Lease {
         })
     }
 
-    /// How much to take ahead: at most `most`, half of a fair part of what is left, and a unit in any case.
+    /// `cost` is waited for until what this gives is dropped: whoever charges meanwhile asks for it as well.
+    pub(super) fn need(self: &Arc<Self>, cost: f64) -> Needed {
+        self.held().needed += cost;
+        Needed { lease: Arc::clone(self), cost }
+    }
+
+    /// How much to take ahead: at most `most`, half of a fair part of what is left, and a unit in any case; more only
+    /// for those who wait for it.
     pub(super) fn wants(&self, most: f64, nodes: u32, now: Instant) -> f64 {
         let mut held = self.held();
         held.expire(now);
         let left = held.standing.map_or(full(self.counter), |(standing, _)| standing.left);
         held.size = most.min(left / (2.0 * f64::from(nodes.max(1)))).floor().max(1.0);
-        (held.size - held.left).max(0.0).floor()
+        (held.size.max(held.needed.ceil()) - held.left).max(0.0).floor()
     }
 
     /// A charge came back with `standing`.
@@ -114,6 +123,20 @@ impl Held {
     }
 }
 
+/// What somebody waits for.
+#[derive(Debug)]
+pub(super) struct Needed {
+    lease: Arc<Lease>,
+    cost: f64,
+}
+
+impl Drop for Needed {
+    fn drop(&mut self) {
+        let mut held = self.lease.held();
+        held.needed = (held.needed - self.cost).max(0.0);
+    }
+}
+
 /// All leases of a node.
 #[derive(Debug, Default)]
 pub(super) struct Leases(Mutex<HashMap<Name, Arc<Lease>>>);
@@ -133,8 +156,8 @@ impl Leases {
         if table.len() >= LEASES_MOST {
             return None;
         }
-        let held = Held { left: 0.0, size: 1.0, until: now, due: 0.0, standing: None };
-        let (applies, turn) = (applies.clone(), Semaphore::new(1));
+        let held = Held { left: 0.0, size: 1.0, until: now, needed: 0.0, due: 0.0, standing: None };
+        let (applies, turn) = (applies.clone(), Arc::new(Semaphore::new(1)));
         let lease = Arc::new(Lease { applies, counter, turn, held: Mutex::new(held) });
         table.insert(lease.applies.name.clone(), Arc::clone(&lease));
         Some(lease)

@@ -25,6 +25,9 @@ pub(super) const MUTE: u8 = 2;
 /// What is asked is done after 10 ms.
 #[cfg(test)]
 pub(super) const SLOW: u8 = 3;
+/// Nothing is done.
+#[cfg(test)]
+pub(super) const REFUSING: u8 = 4;
 
 impl Link {
     pub(super) const fn new(store: Store) -> Self {
@@ -35,14 +38,6 @@ impl Link {
             #[cfg(test)]
             sent: std::sync::atomic::AtomicUsize::new(0),
         }
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        #[cfg(test)]
-        if self.fault.load(std::sync::atomic::Ordering::Acquire) != 0 {
-            return false;
-        }
-        self.store.is_up()
     }
 
     pub(super) async fn charge(&self, charge: &Charge, within: Duration) -> Result<Verdict, Failure> {
@@ -74,6 +69,7 @@ impl Link {
         match self.fault.load(std::sync::atomic::Ordering::Acquire) {
             DOWN => return Err(Failure::Down),
             MUTE => return call.await.and(Err(Failure::Unknown)),
+            REFUSING => return Err(Failure::Refused("OOM".to_owned())),
             _ => {
                 self.sent.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
             }

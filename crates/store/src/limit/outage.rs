@@ -1,4 +1,5 @@
-//! What this node admits by itself while the store does not answer, so that the store can be told afterwards.
+//! What this node admits by itself while the store does not answer, so that the store can be told afterwards; and what
+//! it was told in vain, as far as something was used.
 //!
 //! An outage ends with the first answer. Each has a number, and each its own counters in this node's memory: a share
 //! begins at this node's part of what was last known to be left, so that a store which comes and goes gives nobody a
@@ -132,6 +133,16 @@ impl Outage {
         self.going_on.store(true, Ordering::Release);
     }
 
+    /// The store missed that `used` more of a counter was taken, or given back if below 0.
+    pub(super) fn owe(&self, name: Name, of: Counter, used: f64) {
+        owe(&mut self.state(), name, of, used);
+    }
+
+    /// There is something to report.
+    pub(super) fn owes(&self) -> bool {
+        self.is_going_on() || !self.state().owed.is_empty()
+    }
+
     /// A report was sent; `false`: it was not, and is owed as before.
     pub(super) fn reported(&self, owed: Owed, sent: bool) {
         let mut state = self.state();
@@ -142,8 +153,8 @@ impl Outage {
             }
         }
         if !sent {
+            // Not again at once: what the store refuses now it would refuse with each answer that it gives.
             owe(&mut state, owed.name, owed.of, owed.used);
-            self.going_on.store(true, Ordering::Release);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::charge::Counter;
 
-/// Until an entry of what runs is forgotten; it is renewed every [`super::RENEW_EVERY`].
+/// Until an entry of what runs is forgotten; it is renewed every [`super::upkeep::RENEW_EVERY`].
 pub(super) const RUNNING_LIVES: Duration = Duration::from_secs(30);
 /// From this many requests a second on a limit is leased rather than asked for one by one.
 const LEASED_REQUESTS: f64 = 20.0;
@@ -214,10 +214,31 @@ impl Applies {
         Self { rule, name: Name { group, key } }
     }
 
-    /// The same under a key of its own: where a group has two limits of one kind and span.
-    pub(super) fn numbered(&self, number: usize) -> Self {
+    /// `all`, each under a key of its own, also where a group has several limits of one kind and span. Every node is to
+    /// give them in the same order.
+    pub(super) fn apart(all: &[Self]) -> Vec<Self> {
+        let numbered = all.iter().enumerate().map(|(index, rule)| {
+            match all.iter().take(index).filter(|other| other.name == rule.name).count() {
+                0 => rule.clone(),
+                number => rule.numbered(number),
+            }
+        });
+        numbered.collect()
+    }
+
+    fn numbered(&self, number: usize) -> Self {
         let key = format!("{}#{number}", self.name.key).into();
         Self { rule: Arc::clone(&self.rule), name: Name { group: Arc::clone(&self.name.group), key } }
+    }
+}
+
+/// `counter` for a request that waits for its turn no longer than `most`.
+pub(super) fn within(counter: Counter, most: Duration) -> Counter {
+    match counter {
+        Counter::Bucket { per_second, burst, patience } => {
+            Counter::Bucket { per_second, burst, patience: patience.min(most) }
+        }
+        Counter::Day { .. } | Counter::Running { .. } => counter,
     }
 }
 

@@ -10,12 +10,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::outage::Owed;
-use super::rule::RUNNING_LIVES;
+use super::rule::{Name, RUNNING_LIVES};
 use super::{BACKGROUND, Limiter};
 use crate::Failure;
-use crate::charge::{Counter, Running, Settled, Settlement};
+use crate::charge::{Charge, Counter, Debit, Running, Settled, Settlement};
 
-/// What waits to be told; more is dropped and counted.
+/// What waits to be told; more is dropped and counted, and what was used is told later.
 pub(super) const QUEUE: usize = 4096;
 /// Told at the same time.
 const BATCH: usize = 64;
@@ -64,7 +64,7 @@ impl RunningCharges {
         self.table().remove(&id);
     }
 
-    fn all(&self, in_store: bool) -> Vec<Running> {
+    pub(super) fn all(&self, in_store: bool) -> Vec<Running> {
         let table = self.table();
         let there = table.values().flatten().filter(|(where_, _)| *where_ == in_store);
         there.map(|(_, running)| running.clone()).collect()
@@ -88,7 +88,7 @@ impl Limiter {
                 _ = renew.tick() => self.renew().await,
                 _ = leases.tick() => {
                     self.return_leases(false);
-                    self.end_outage();
+                    self.end_outage().await;
                 }
             }
         }
@@ -98,9 +98,9 @@ impl Limiter {
     /// [`Limiter::run`]. Cancel-safe: what was begun goes on.
     pub async fn flush(&self) {
         self.return_leases(true);
-        self.end_outage();
         let (told, all_told) = oneshot::channel();
         let flushed = async {
+            self.end_outage().await;
             if self.jobs.send(Job::Flushed(told)).await.is_ok() {
                 let _ = all_told.await;
             }
@@ -108,18 +108,45 @@ impl Limiter {
         let _ = tokio::time::timeout(FLUSH, flushed).await;
     }
 
-    /// Queues `job`, or drops and counts it.
+    /// Queues `job`, or drops and counts it; what it says was used is told later.
     pub(super) fn enqueue(&self, job: Job) {
-        if self.jobs.try_send(job).is_err() {
+        if let Err(error) = self.jobs.try_send(job) {
             self.counts.dropped.increment(1);
+            if let Job::Settle(settlement) = error.into_inner() {
+                self.owe(&settlement);
+            }
+        }
+    }
+
+    /// The store took nothing of `settlement`. What was reserved runs out by itself, so all that was used is owed.
+    fn owe(&self, settlement: &Settlement) {
+        for item in &settlement.items {
+            let Settled { counter, charged, reserved, .. } = *item;
+            let used = if reserved { item.used() } else { item.used() - charged };
+            let is_owed = match counter {
+                // It fills by itself: what is given back late would be had twice.
+                Counter::Bucket { .. } => used > 0.0,
+                Counter::Day { .. } => used != 0.0,
+                Counter::Running { .. } => false,
+            };
+            let name = Name { group: Arc::clone(&settlement.group), key: Arc::clone(&item.key) };
+            if reserved && is_owed {
+                self.seen.take(&name, counter, -charged, Instant::now());
+            }
+            if is_owed {
+                self.outage.owe(name, counter, used);
+            }
         }
     }
 
     /// The store answers: an outage that went on is over.
     pub(super) fn heard(&self) {
-        if !self.outage.is_going_on() {
-            return;
+        if self.outage.is_going_on() {
+            self.report();
         }
+    }
+
+    fn report(&self) {
         for owed in self.outage.end() {
             if let Err(error) = self.jobs.try_send(Job::Report(owed))
                 && let Job::Report(owed) = error.into_inner()
@@ -129,10 +156,10 @@ impl Limiter {
         }
     }
 
-    /// Where no request asks the store whether it is back.
-    fn end_outage(&self) {
-        if self.link.is_up() {
-            self.heard();
+    /// Where no request asks the store whether it is back. That it is believed to be up is no answer.
+    async fn end_outage(&self) {
+        if self.outage.owes() && self.link.charge(&probe(), BACKGROUND).await.is_ok() {
+            self.report();
         }
     }
 
@@ -153,18 +180,19 @@ impl Limiter {
 
     async fn tell_one(&self, job: Job) {
         match job {
-            // Not retried: what was reserved runs out by itself.
-            Job::Settle(settlement) => {
-                if self.link.settle(&settlement, BACKGROUND).await.is_ok() {
-                    self.heard();
-                }
-            }
+            Job::Settle(settlement) => match self.link.settle(&settlement, BACKGROUND).await {
+                Ok(()) => self.heard(),
+                // It may stand, and said again it would count twice.
+                Err(Failure::Unknown) => self.counts.dropped.increment(1),
+                Err(Failure::Down | Failure::Refused(_)) => self.owe(&settlement),
+            },
             Job::SettleHere(settlement) => {
                 let _ = self.local.settle(&settlement, BACKGROUND).await;
             }
             Job::Report(owed) => {
                 let settlement = adjustment(&owed);
-                let sent = self.link.settle(&settlement, BACKGROUND).await != Err(Failure::Down);
+                let told = self.link.settle(&settlement, BACKGROUND).await;
+                let sent = matches!(told, Ok(()) | Err(Failure::Unknown));
                 if sent {
                     self.seen.take(&owed.name, owed.of, owed.used, Instant::now());
                 }
@@ -179,11 +207,13 @@ impl Limiter {
             let _ = self.local.still_running(running, RUNNING_LIVES, BACKGROUND).await;
         }
         for running in self.running.all(true).chunks(RENEWED_AT_ONCE) {
-            // The next turn comes before anything runs out.
-            if self.link.still_running(running, RUNNING_LIVES, BACKGROUND).await.is_err() {
-                return;
+            match self.link.still_running(running, RUNNING_LIVES, BACKGROUND).await {
+                Ok(()) => self.heard(),
+                // Nothing is sent; the next turn comes before anything runs out.
+                Err(Failure::Down) => return,
+                // Of one group, it may be: the others go on.
+                Err(Failure::Unknown | Failure::Refused(_)) => {}
             }
-            self.heard();
         }
     }
 
@@ -193,6 +223,13 @@ impl Limiter {
             self.enqueue(Job::Settle(adjustment(&owed)));
         }
     }
+}
+
+/// A charge of nothing, which is answered where others would be.
+fn probe() -> Charge {
+    let counter = Counter::Bucket { per_second: 1.0, burst: 1.0, patience: Duration::ZERO };
+    let debit = Debit { key: "probe".into(), counter, cost: 0.0, extra: 0.0, known: None, reserved: false };
+    Charge { group: "probe".into(), id: fastrand::u128(..), lives: Duration::ZERO, debits: vec![debit] }
 }
 
 /// Takes from a counter what was used beyond any charge, or gives back.

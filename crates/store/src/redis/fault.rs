@@ -9,6 +9,9 @@ const SAID: usize = 100;
 /// The server is not one to write to, or not for us: another one may be.
 const ELSEWHERE: [&str; 8] =
     ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "MOVED", "ASK"];
+/// It is what this one call sent, or what lies under its key.
+const OF_ONE_CALL: [&str; 5] =
+    ["out of range", "not an integer", "not a valid float", "invalid expire", "attempt to "];
 /// Up to 6.2 an error inside of a script comes wrapped in one of the script.
 const WRAPPED: [&str; 8] =
     ["OOM ", "READONLY ", "MISCONF ", "NOPERM ", "NOREPLICAS ", "CLUSTERDOWN ", "WRONGTYPE ", "MASTERDOWN "];
@@ -33,8 +36,10 @@ pub(super) fn fault(error: &RedisError) -> Fault {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::ClusterConnectionNotFound => Fault::Broken,
         ErrorKind::AuthenticationFailed => Fault::Refused { elsewhere: true, state: true },
         ErrorKind::Server(_) | ErrorKind::Extension => {
-            let (code, _) = parts(error);
-            Fault::Refused { elsewhere: ELSEWHERE.contains(&code), state: code != "WRONGTYPE" }
+            let (code, detail) = parts(error);
+            let of_one_call = code == "WRONGTYPE"
+                || (code == "ERR" && OF_ONE_CALL.iter().any(|text| detail.contains(text)));
+            Fault::Refused { elsewhere: ELSEWHERE.contains(&code), state: !of_one_call }
         }
         _ => Fault::Refused { elsewhere: false, state: true },
     }
@@ -96,6 +101,25 @@ mod tests {
         );
         assert_eq!(fault(&e), Fault::Refused { elsewhere: true, state: true });
         assert_eq!(said(&e), "READONLY You can't write against a read only replica.");
+    }
+
+    #[test]
+    fn what_was_sent_or_lies_under_a_key_says_nothing_of_the_server() {
+        for text in [
+            "value is not an integer or out of range script: fcaa, on @user_script:1.",
+            "value is not a valid float script: a8f2, on @user_script:1.",
+            "invalid expire time in 'set' command script: a8f2, on @user_script:1.",
+            "user_script:1: attempt to compare number with nil script: c6b4, on @user_script:1.",
+        ] {
+            assert_eq!(
+                fault(&server("ERR", text)),
+                Fault::Refused { elsewhere: false, state: false },
+                "{text}"
+            );
+        }
+        let state = Fault::Refused { elsewhere: false, state: true };
+        assert_eq!(fault(&server("ERR", "unknown command 'EVALSHA'")), state);
+        assert_eq!(fault(&server("OOM", "command not allowed when used memory > 'maxmemory'")), state);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Charges in Redis.
 //!
 //! Keys, all of a group in one slot: `bucket:{GROUP}:KEY` (a string: the time in ms at which it will be
-//! full), `day:{GROUP}:KEY` (a hash: `d`, the day since 1970, and `u`, what it used), `running:{GROUP}:KEY`
+//! full), `day:{GROUP}:KEY` (a hash: `d`, the day since 1970, `u`, what it used, and `h`, what of that is reserved), `running:{GROUP}:KEY`
 //! (a sorted set of ids by the time at which they are forgotten), and beside the first two `bucket-held:` and
 //! `day-held:`, sorted sets of `ID:AMOUNT` and `ID:AMOUNT:DAY` by the time at which they are given back. A
 //! refund of a [`Counter::Day`] that was not reserved and comes after midnight lowers the new day, as nothing
@@ -9,14 +9,14 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::Redis;
 use super::reply::{duration, list, millis, number};
 use crate::Failure;
-use crate::charge::{Charge, Counter, Debit, Running, Settled, Settlement, Standing, Verdict};
+use crate::charge::{Charge, Counter, Debit, Running, Settled, Settlement, Standing, Verdict, units};
 
 /// Entries of one message.
 const ENTRIES: usize = 256;
@@ -66,7 +66,7 @@ impl Redis {
     /// See [`crate::Store::still_running`]. One message for each group: they may lie on different nodes.
     ///
     /// # Errors
-    /// [`Failure`]: the first; other groups may have been renewed.
+    /// [`Failure`]: the first; all other groups were asked for all the same.
     pub async fn still_running(
         &self,
         running: &[Running],
@@ -90,7 +90,7 @@ impl Redis {
             };
             self.control.run(&self.scripts.running, until - Instant::now(), fill, |_| Some(()))
         });
-        try_join_all(calls).await.map(|_| ())
+        join_all(calls).await.into_iter().collect()
     }
 
     fn counter(&self, cmd: &mut Cmd, group: &str, key: &str, counter: &Counter) {
@@ -109,7 +109,10 @@ const fn kind(counter: &Counter) -> &'static str {
 
 fn demand(cmd: &mut Cmd, debit: &Debit) {
     let is_day = matches!(debit.counter, Counter::Day { .. });
-    cmd.arg(kind(&debit.counter)).arg(debit.cost).arg(debit.extra).arg(u8::from(debit.reserved));
+    cmd.arg(kind(&debit.counter))
+        .arg(units(debit.cost))
+        .arg(units(debit.extra))
+        .arg(u8::from(debit.reserved));
     match debit.known {
         Some(mark) if is_day => {
             let (used, day) = unpack(mark);
@@ -128,13 +131,13 @@ fn demand(cmd: &mut Cmd, debit: &Debit) {
 }
 
 fn outcome(cmd: &mut Cmd, item: &Settled) {
-    // What is no number must not get into a counter, where it would stay.
-    let used = if item.used.is_finite() { item.used.max(0.0) } else { item.charged };
-    let per_second = match item.counter {
-        Counter::Bucket { per_second, .. } => per_second,
-        Counter::Day { .. } | Counter::Running { .. } => 0.0,
+    let (per_second, burst) = match item.counter {
+        Counter::Bucket { per_second, burst, .. } => (per_second, burst),
+        Counter::Day { .. } | Counter::Running { .. } => (0.0, 0.0),
     };
-    cmd.arg(kind(&item.counter)).arg(item.charged).arg(used).arg(u8::from(item.reserved)).arg(per_second);
+    // What is no number must not get into a counter, where it would stay.
+    cmd.arg(kind(&item.counter)).arg(units(item.charged)).arg(item.used());
+    cmd.arg(u8::from(item.reserved)).arg(per_second).arg(burst);
 }
 
 fn verdict(reply: Value, debits: &[Debit]) -> Option<Verdict> {
@@ -147,8 +150,9 @@ fn verdict(reply: Value, debits: &[Debit]) -> Option<Verdict> {
         let (extra, left) = (number(next()?)?, number(next()?)?);
         let (reset, wait) = (duration(next()?)?, duration(next()?)?);
         let (mark, day) = (number(next()?)?, number(next()?)?);
+        let spent = number(next()?)? > 0.0;
         let mark = if matches!(debit.counter, Counter::Day { .. }) { pack(mark, day as u64) } else { mark };
-        Some(Standing { extra, left, reset, wait, mark })
+        Some(Standing { extra, left, reset, wait, mark, spent })
     });
     let standings: Vec<Standing> = standings.collect::<Option<_>>()?;
     if admitted {

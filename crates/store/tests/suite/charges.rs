@@ -35,12 +35,38 @@ pub async fn a_denied_charge_is_admitted_after_its_wait(Pair { here, .. }: &Pair
     admitted(take(here, &group, &two).await);
 }
 
-pub async fn a_cost_above_the_burst_is_had_of_a_full_bucket_and_leaves_debt(Pair { here, .. }: &Pair) {
+pub async fn a_cost_above_the_burst_is_had_of_a_full_bucket_and_charged_as_the_burst(
+    Pair { here, .. }: &Pair,
+) {
+    for cost in [10.0, 1e18, f64::MAX, f64::INFINITY] {
+        let much = reserved("tokens", slow(4.0), cost);
+        let all = charge(&group(), std::slice::from_ref(&much));
+        assert_near(admitted(here.charge(&all, WITHIN).await.unwrap()).left, 0.0);
+        assert_about(denied(take(here, &all.group, std::slice::from_ref(&much)).await), 4.0 / SLOW);
+        let one = [debit("tokens", slow(4.0), 1.0)];
+        assert_about(denied(take(here, &all.group, &one).await), 1.0 / SLOW);
+        settle(here, &all, &much, much.counter.takes(cost), 3.0).await;
+        assert_near(left(here, &all.group, "tokens", slow(4.0)).await, 1.0);
+    }
+}
+
+pub async fn what_is_no_amount_takes_nothing(Pair { here, .. }: &Pair) {
     let group = group();
-    let much = [debit("tokens", slow(4.0), 10.0)];
-    assert_near(admitted(take(here, &group, &much).await).left, -6.0);
-    assert_about(denied(take(here, &group, &much).await), 10.0 / SLOW);
-    assert_about(denied(take(here, &group, &[debit("tokens", slow(4.0), 1.0)]).await), 7.0 / SLOW);
+    let day = Counter::Day { limit: 4.0 };
+    for cost in [f64::NAN, f64::NEG_INFINITY, -3.0] {
+        let debits = ["tokens", "day"].map(|key| Debit {
+            extra: cost,
+            reserved: true,
+            ..debit(key, if key == "day" { day } else { slow(4.0) }, cost)
+        });
+        let charge = charge(&group, &debits);
+        assert!(matches!(here.charge(&charge, WITHIN).await.unwrap(), Verdict::Admitted(_)));
+        for debit in &debits {
+            settle(here, &charge, debit, 0.0, cost).await;
+        }
+    }
+    assert_near(left(here, &group, "tokens", slow(4.0)).await, 4.0);
+    assert_near(left(here, &group, "day", day).await, 4.0);
 }
 
 pub async fn a_cost_of_nothing_is_had_even_in_debt(Pair { here, .. }: &Pair) {
@@ -49,6 +75,7 @@ pub async fn a_cost_of_nothing_is_had_even_in_debt(Pair { here, .. }: &Pair) {
     let much = [debit("tokens", slow(4.0), 10.0), debit("day", day, 4.0)];
     let charge = charge(&group, &much);
     here.charge(&charge, WITHIN).await.unwrap();
+    settle(here, &charge, &much[0], 4.0, 10.0).await;
     settle(here, &charge, &much[1], 4.0, 10.0).await;
     assert_near(left(here, &group, "tokens", slow(4.0)).await, -6.0);
     assert_near(left(here, &group, "day", day).await, -6.0);

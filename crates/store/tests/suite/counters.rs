@@ -2,23 +2,85 @@
 
 use std::time::Duration;
 
-use tidegate_store::charge::{Counter, Running, Verdict};
+use tidegate_store::charge::{Charge, Counter, Running, Verdict};
 
 use super::*;
 
 const DAY: Duration = Duration::from_secs(86_400);
+const SECOND: Duration = Duration::from_secs(1);
 
-pub async fn a_day_denies_until_midnight(Pair { here, there, .. }: &Pair) {
+pub async fn a_day_that_is_used_up_denies_until_midnight(Pair { here, there, .. }: &Pair) {
     clear_of_midnight(here).await;
     let group = group();
     let day = Counter::Day { limit: 10.0 };
     let standing = admitted(take(here, &group, &[debit("day", day, 7.0)]).await);
     assert_near(standing.left, 3.0);
     assert!(standing.reset <= DAY && standing.reset > Duration::ZERO);
-    let retry_after = denied(take(there, &group, &[debit("day", day, 3.5)]).await);
-    assert!(retry_after <= standing.reset && retry_after + Duration::from_secs(2) > standing.reset);
+    assert_eq!(denied(take(there, &group, &[debit("day", day, 3.5)]).await), SECOND, "3 are left");
     assert_near(admitted(take(there, &group, &[debit("day", day, 3.0)]).await).left, 0.0);
-    denied(take(here, &group, &[debit("day", day, 0.5)]).await);
+    let retry_after = denied(take(here, &group, &[debit("day", day, 0.5)]).await);
+    assert!(retry_after <= standing.reset && retry_after + Duration::from_secs(2) > standing.reset);
+}
+
+/// Whether the one debit of a charge that was denied is of a day that is used up, and the wait.
+fn spent(verdict: Verdict) -> (bool, Duration) {
+    let Verdict::Denied { retry_after, standings, .. } = verdict else { panic!("not denied: {verdict:?}") };
+    (standings[0].spent, retry_after)
+}
+
+pub async fn a_day_that_is_only_reserved_denies_for_a_second(Pair { here, there, .. }: &Pair) {
+    clear_of_midnight(here).await;
+    let (group, day) = (group(), Counter::Day { limit: 10.0 });
+    let one = [debit("day", day, 1.0)];
+    let [first, second, third] = [6.0, 3.0, 1.0].map(|cost| reserved("day", day, cost));
+    let charges = [&first, &second, &third].map(|debit| charge(&group, std::slice::from_ref(debit)));
+    for charge in &charges {
+        here.charge(charge, WITHIN).await.unwrap();
+    }
+    assert_eq!(spent(take(there, &group, &one).await), (false, SECOND));
+    settle(here, &charges[0], &first, 6.0, 6.0).await;
+    assert_eq!(spent(take(there, &group, &one).await), (false, SECOND));
+    settle(there, &charges[1], &second, 3.0, 4.0).await;
+    let (is_spent, retry_after) = spent(take(here, &group, &one).await);
+    assert!(is_spent && retry_after > SECOND, "{retry_after:?}");
+    settle(here, &charges[2], &third, 1.0, 0.0).await;
+    assert!(spent(take(there, &group, &one).await).0, "10 were used");
+    // One that runs out by itself is reserved no longer.
+    let other = charge(&super::group(), &[reserved("day", day, 9.0)]);
+    let brief = Charge { lives: Duration::from_millis(30), ..other };
+    here.charge(&brief, WITHIN).await.unwrap();
+    until("the reservation to run out", || async {
+        (left(there, &brief.group, "day", day).await > 9.9).then_some(())
+    })
+    .await;
+    admitted(take(here, &brief.group, &[debit("day", day, 10.0)]).await);
+    assert!(spent(take(there, &brief.group, &one).await).0);
+}
+
+pub async fn more_than_a_whole_day_is_had_of_an_untouched_day_only(Pair { here, .. }: &Pair) {
+    clear_of_midnight(here).await;
+    let day = Counter::Day { limit: 10.0 };
+    let much = reserved("day", day, 1e18);
+    let all = charge(&group(), std::slice::from_ref(&much));
+    assert_near(admitted(here.charge(&all, WITHIN).await.unwrap()).left, 0.0);
+    assert_eq!(spent(take(here, &all.group, std::slice::from_ref(&much)).await), (false, SECOND));
+    settle(here, &all, &much, day.takes(1e18), 0.5).await;
+    assert_near(left(here, &all.group, "day", day).await, 9.5);
+    assert_eq!(spent(take(here, &all.group, &[much]).await), (false, SECOND));
+}
+
+pub async fn a_day_that_allows_nothing_gives_nothing(Pair { here, .. }: &Pair) {
+    let nothing = [debit("day", Counter::Day { limit: 0.0 }, 1.0)];
+    assert!(spent(take(here, &group(), &nothing).await).0);
+}
+
+pub async fn of_equal_waits_the_first_is_named(Pair { here, .. }: &Pair) {
+    let group = group();
+    let running = |key: &str| debit(key, Counter::Running { limit: 1.0, lives: LONG }, 1.0);
+    let both = [debit("free", slow(9.0), 1.0), running("one"), running("other")];
+    assert!(matches!(take(here, &group, &both).await, Verdict::Admitted(_)));
+    let verdict = take(here, &group, &both).await;
+    assert!(matches!(verdict, Verdict::Denied { by: 1, .. }), "{verdict:?}");
 }
 
 pub async fn a_day_is_trued_up(Pair { here, .. }: &Pair) {

@@ -161,7 +161,8 @@ macro_rules! cases {
             charges: [
                 a_bucket_gives_its_burst_and_then_denies_for_as_long_as_it_takes,
                 a_denied_charge_is_admitted_after_its_wait,
-                a_cost_above_the_burst_is_had_of_a_full_bucket_and_leaves_debt,
+                a_cost_above_the_burst_is_had_of_a_full_bucket_and_charged_as_the_burst,
+                what_is_no_amount_takes_nothing,
                 a_cost_of_nothing_is_had_even_in_debt,
                 a_patient_charge_is_told_its_turn_and_denied_beyond_its_patience,
                 nothing_is_taken_where_one_debit_denies,
@@ -174,6 +175,7 @@ macro_rules! cases {
             reservations: [
                 what_was_not_used_is_given_back,
                 what_was_used_beyond_is_taken_into_debt,
+                what_was_used_beyond_all_measure_leaves_a_counter_that_counts,
                 an_unreserved_charge_is_trued_up_as_well,
                 a_refund_never_makes_a_bucket_fuller_than_full,
                 a_lease_gives_back_its_unused_extra,
@@ -185,7 +187,11 @@ macro_rules! cases {
                 a_lost_day_begins_from_its_mark,
             ];
             counters: [
-                a_day_denies_until_midnight,
+                a_day_that_is_used_up_denies_until_midnight,
+                a_day_that_is_only_reserved_denies_for_a_second,
+                more_than_a_whole_day_is_had_of_an_untouched_day_only,
+                a_day_that_allows_nothing_gives_nothing,
+                of_equal_waits_the_first_is_named,
                 a_day_is_trued_up,
                 so_many_run_at_once_and_one_that_ends_makes_room,
                 an_entry_that_is_not_renewed_is_forgotten_and_one_that_is_stays,

@@ -67,7 +67,7 @@ impl Model {
             return Err(2);
         }
         let extra = extra.min(left - tokens).max(0);
-        self.owed += tokens + extra;
+        self.owed += tokens.min(BURST) + extra;
         self.used += day;
         self.running += i64::from(runs);
         Ok(extra)
@@ -105,7 +105,7 @@ async fn step(
             let standings = match (verdict, should_be) {
                 (Verdict::Admitted(standings), Ok(extra)) => {
                     prop_assert_eq!(standings[0].extra, extra as f64);
-                    open.push(Open { charge, tokens: tokens + extra, day, runs });
+                    open.push(Open { charge, tokens: tokens.min(BURST) + extra, day, runs });
                     standings
                 }
                 (Verdict::Denied { by, standings, .. }, Err(should_be)) => {

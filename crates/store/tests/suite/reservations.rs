@@ -31,6 +31,24 @@ pub async fn what_was_used_beyond_is_taken_into_debt(Pair { here, .. }: &Pair) {
     assert_about(denied(take(here, &charge.group, &[debit("tokens", slow(10.0), 1.0)]).await), 6.0 / SLOW);
 }
 
+pub async fn what_was_used_beyond_all_measure_leaves_a_counter_that_counts(Pair { here, .. }: &Pair) {
+    const TEN_YEARS: f64 = 315_360_000.0;
+    let debits = [reserved("tokens", slow(10.0), 8.0), reserved("day", Counter::Day { limit: 10.0 }, 8.0)];
+    for used in [1e18, f64::MAX] {
+        let all = charge(&group(), &debits);
+        here.charge(&all, WITHIN).await.unwrap();
+        for debit in &debits {
+            settle(here, &all, debit, 8.0, used).await;
+            let one = [Debit { cost: 1.0, ..debit.clone() }];
+            let Verdict::Denied { retry_after, standings, .. } = take(here, &all.group, &one).await else {
+                panic!("admitted");
+            };
+            assert!(standings[0].left < 0.0 && standings[0].left.is_finite());
+            assert!(retry_after.as_secs_f64() < TEN_YEARS + 1.0, "{retry_after:?}");
+        }
+    }
+}
+
 pub async fn an_unreserved_charge_is_trued_up_as_well(Pair { here, .. }: &Pair) {
     let five = debit("tokens", slow(10.0), 5.0);
     let (charge, _) = taken(here, LONG, &five).await;

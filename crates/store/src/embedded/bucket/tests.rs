@@ -58,6 +58,16 @@ fn a_rate_of_next_to_nothing_waits_for_as_long_as_can_be_said() {
     assert_eq!(bucket.wait(1.0, rate, now), LONGEST);
 }
 
+#[test]
+fn no_debt_takes_longer_to_fill_than_can_be_said() {
+    let (rate, now) = (rate(2.0, 10.0), at(7));
+    let mut bucket = Bucket::full(now);
+    for _ in 0..2 {
+        bucket.take(f64::MAX, rate, now);
+        assert_eq!(bucket.full_in(rate, now), LONGEST);
+    }
+}
+
 fn rates() -> impl Strategy<Value = Rate> {
     (0.01..5_000.0_f64, 1.0..10_000.0_f64).prop_map(|(per_second, burst)| rate(per_second, burst))
 }

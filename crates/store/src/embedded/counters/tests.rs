@@ -120,7 +120,7 @@ impl Model {
             return Err(denied);
         }
         let extra = extra.min(left - tokens).max(0);
-        self.owed += tokens + extra;
+        self.owed += tokens.min(BURST) + extra;
         self.used += day;
         Ok(extra)
     }
@@ -161,7 +161,7 @@ proptest! {
                             prop_assert_eq!(standings[0].extra, extra as f64);
                             model.open.push(Open {
                                 charge,
-                                tokens: tokens + extra,
+                                tokens: tokens.min(BURST) + extra,
                                 day,
                                 charged_on: model.day,
                                 reserved_until: reserved.then_some(model.now + lives),

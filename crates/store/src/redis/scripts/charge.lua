@@ -3,7 +3,7 @@
 -- ARGV  id, lives in ms; then for each debit: kind, cost, extra, reserved, known, known day, three figures:
 --       bucket: per second, burst, patience in ms; day: limit; running: limit, lives in ms
 -- Gives admitted (1 or 0), who waits longest (from 0), retry in ms; then for each debit: extra, left, reset in ms,
---       wait in ms, mark, day
+--       wait in ms, mark, day, spent (1 or 0)
 -- What has lapsed is given back, and a counter that was lost begins again, even when the charge is denied.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
@@ -11,12 +11,15 @@ local DAY = 86400000
 local today = math.floor(now / DAY)
 -- Times near 2^41 ms are exact to a quarter of a microsecond.
 local SLIP = 0.001
+-- No debt takes longer to fill (ten years), and no key is kept longer (a hundred): PX and PEXPIRE take no number.
+local LONGEST = 3650 * DAY
+local KEPT = 36500 * DAY
 
 local function exact(n) return string.format('%.17g', n) end
 local function whole(n) return string.format('%.0f', math.ceil(n)) end
 
 -- Marks that were given out outlast a refund, so no key may go before the last of them is past.
-local function lasting(key, ms) return whole(math.max(redis.call('PTTL', key), ms)) end
+local function lasting(key, ms) return whole(math.min(math.max(redis.call('PTTL', key), ms), KEPT)) end
 
 -- The reservations that nobody settled in time; at most 100 at once, the rest by later charges.
 local function lapsed(key)
@@ -25,11 +28,15 @@ local function lapsed(key)
   return gone
 end
 
+-- All of a day was used, reservations aside: they may come back at any moment.
+local function spent(d) return d.used - d.kept >= d.limit - 1e-9 * math.max(d.limit, 1) end
+
 local kinds = {}
 
 kinds.bucket = {
   read = function(d)
     d.rate, d.burst, d.patience = d.x / 1000, d.y, d.z
+    d.cost = math.min(d.cost, d.burst)
     local tat = tonumber(redis.call('GET', d.counter))
     if not tat then
       tat = now
@@ -43,8 +50,8 @@ kinds.bucket = {
       if amount and tat > now then tat = math.max(now, tat - amount / d.rate) end
       d.stale = true
     end
-    d.tat = math.max(tat, now)
-    d.wait = d.tat - now - (d.burst - math.min(d.cost, d.burst)) / d.rate
+    d.tat = math.min(math.max(tat, now), now + math.max(d.burst / d.rate, LONGEST))
+    d.wait = d.tat - now - (d.burst - d.cost) / d.rate
     -- What costs nothing is had even in debt.
     if d.wait <= SLIP or d.cost == 0 then d.wait = 0 end
     d.retry = d.wait - d.patience
@@ -67,12 +74,13 @@ kinds.bucket = {
 kinds.day = {
   read = function(d)
     d.limit = d.x
-    local held = redis.call('HMGET', d.counter, 'd', 'u')
-    local day, used = tonumber(held[1]), tonumber(held[2])
+    if d.limit > 0 then d.cost = math.min(d.cost, d.limit) end
+    local held = redis.call('HMGET', d.counter, 'd', 'u', 'h')
+    local day, used, kept = tonumber(held[1]), tonumber(held[2]), tonumber(held[3]) or 0
     -- A master whose clock is behind that of the last one must not open a day twice.
     d.day = math.max(today, day or 0)
     if day ~= d.day or not used then
-      used = 0
+      used, kept = 0, 0
       if d.known and d.known_day == d.day then
         used = d.known
         d.stale = true
@@ -80,21 +88,29 @@ kinds.day = {
     end
     for _, member in ipairs(lapsed(d.held)) do
       local amount, of = string.match(member, '^[^:]*:([^:]*):(.*)$')
-      if tonumber(amount) and tonumber(of) == d.day then used = math.max(0, used - amount) end
+      if tonumber(amount) and tonumber(of) == d.day then
+        used, kept = math.max(0, used - amount), math.max(0, kept - amount)
+      end
       d.stale = true
     end
-    d.used = used
+    d.used, d.kept = used, kept
     d.reset = (d.day + 1) * DAY - now
     d.wait = 0
     d.ok = d.cost == 0 or used + d.cost <= d.limit * (1 + 1e-12)
-    d.retry = d.ok and 0 or d.reset
+    d.retry = d.ok and 0 or spent(d) and d.reset or 1000
   end,
-  take = function(d) d.used = d.used + d.cost end,
+  take = function(d)
+    d.used = d.used + d.cost
+    if d.reserved then d.kept = d.kept + d.cost end
+  end,
   write = function(d)
-    redis.call('HSET', d.counter, 'd', whole(d.day), 'u', exact(d.used))
+    redis.call('HSET', d.counter, 'd', whole(d.day), 'u', exact(d.used), 'h', exact(d.kept))
     redis.call('PEXPIRE', d.counter, whole(d.reset + 1000))
   end,
-  stand = function(d) return d.limit - d.used, d.reset, d.used, d.day end,
+  stand = function(d)
+    d.spent = spent(d)
+    return d.limit - d.used, d.reset, d.used, d.day
+  end,
   member = function(d, id) return id .. ':' .. exact(d.cost) .. ':' .. whole(d.day) end,
 }
 
@@ -153,5 +169,6 @@ for _, d in ipairs(debits) do
   out[#out + 1] = exact(admitted and d.wait or 0)
   out[#out + 1] = exact(mark)
   out[#out + 1] = whole(day)
+  out[#out + 1] = d.spent and '1' or '0'
 end
 return out

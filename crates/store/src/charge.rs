@@ -103,7 +103,8 @@ pub struct Standing {
     pub wait: Duration,
     /// Opaque: goes back in [`Debit::known`].
     pub mark: f64,
-    /// Of a day: all of it was used, reservations aside, so nothing is to be had before midnight. Else `false`.
+    /// Of a day that denies: what was really used, reservations aside, leaves no room, so the same is not to be had
+    /// before midnight. Else `false`.
     pub spent: bool,
 }
 

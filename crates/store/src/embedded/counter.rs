@@ -40,6 +40,8 @@ pub(super) struct Asked {
     pub wait: Duration,
     /// Had beyond the cost.
     pub extra: f64,
+    /// Of a day: not to be had before midnight.
+    pub spent: bool,
 }
 
 /// A counter.
@@ -149,12 +151,14 @@ impl Counter {
                     denied: (wait > patience).then(|| wait.saturating_sub(patience)),
                     wait,
                     extra: bucket.beside(cost, units(debit.extra), rate, now.steady),
+                    spent: false,
                 }
             }
             (Level::Day { used, .. }, Rule::Day { limit }) => {
                 let fits = cost <= 0.0 || used + cost <= limit + 1e-9 * limit.max(1.0);
-                let wait = || if self.is_spent() { self.reset(now) } else { ASK_AGAIN };
-                Asked { denied: (!fits).then(wait), ..Asked::default() }
+                let spent = !fits && self.is_spent(cost);
+                let wait = || if spent { self.reset(now) } else { ASK_AGAIN };
+                Asked { denied: (!fits).then(wait), spent, ..Asked::default() }
             }
             (_, Rule::Running { limit, .. }) => {
                 let fits = (self.held.len() + 1) as f64 <= limit;
@@ -237,8 +241,8 @@ impl Counter {
             (_, Rule::Running { limit, .. }) => limit - self.held.len() as f64,
             _ => 0.0,
         };
-        let spent = self.is_spent();
-        Standing { extra: asked.extra, left, reset: self.reset(now), wait: asked.wait, mark, spent }
+        let Asked { extra, wait, spent, .. } = asked;
+        Standing { extra, left, reset: self.reset(now), wait, mark, spent }
     }
 
     /// Nothing would be lost with it.
@@ -272,11 +276,11 @@ impl Counter {
         self.reserved = if self.held.is_empty() { 0.0 } else { (self.reserved - units).max(0.0) };
     }
 
-    /// All of a day was used, reservations aside.
-    fn is_spent(&self) -> bool {
+    /// What was really used of a day, reservations aside, leaves no room for so much more.
+    fn is_spent(&self, cost: f64) -> bool {
         match (self.level, self.rule) {
             (Level::Day { used, .. }, Rule::Day { limit }) => {
-                used - self.reserved >= limit - 1e-9 * limit.max(1.0)
+                used - self.reserved + cost > limit + 1e-9 * limit.max(1.0)
             }
             _ => false,
         }

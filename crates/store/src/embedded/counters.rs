@@ -65,7 +65,7 @@ impl Counters {
         let mut standings = Vec::with_capacity(taken.len());
         for ((counter, debit), mut asked) in taken.iter_mut().zip(&charge.debits).zip(asked) {
             if denied.is_some() {
-                asked = Asked::default();
+                asked = Asked { spent: asked.spent, ..Asked::default() };
             } else {
                 counter.take(debit, asked.extra, charge.id, charge.lives, now);
             }

@@ -29,7 +29,11 @@ local function lapsed(key)
 end
 
 -- All of a day was used, reservations aside: they may come back at any moment.
-local function spent(d) return d.used - d.kept >= d.limit - 1e-9 * math.max(d.limit, 1) end
+-- No room for it even when all that is reserved is given back.
+local function spent(d)
+  local really = d.used - d.kept
+  return really + d.cost > d.limit + 1e-9 * math.max(d.limit, 1)
+end
 
 local kinds = {}
 
@@ -97,7 +101,8 @@ kinds.day = {
     d.reset = (d.day + 1) * DAY - now
     d.wait = 0
     d.ok = d.cost == 0 or used + d.cost <= d.limit * (1 + 1e-12)
-    d.retry = d.ok and 0 or spent(d) and d.reset or 1000
+    d.spent = not d.ok and spent(d)
+    d.retry = d.ok and 0 or d.spent and d.reset or 1000
   end,
   take = function(d)
     d.used = d.used + d.cost
@@ -108,7 +113,6 @@ kinds.day = {
     redis.call('PEXPIRE', d.counter, whole(d.reset + 1000))
   end,
   stand = function(d)
-    d.spent = spent(d)
     return d.limit - d.used, d.reset, d.used, d.day
   end,
   member = function(d, id) return id .. ':' .. exact(d.cost) .. ':' .. whole(d.day) end,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tidegate_config::used::{self, Config, Per, Price};
 use tidegate_store::Store;
-use tidegate_store::limit::{Applies, Limiter, Meter, OnStoreLoss, Pace, Rule, Scope, Smooth, Span};
+use tidegate_store::limit::{Applies, Limiter, Rule, Scope};
 use tidegate_wire::answer::Dialect;
 use tidegate_wire::tokens::{self, Counter};
 
@@ -51,7 +51,7 @@ pub struct Applying {
 
 impl Applying {
     fn add(&mut self, rule: &Arc<Rule>, subject: &str) {
-        self.counts |= matches!(rule.meter, Meter::Tokens(_) | Meter::Usd(_));
+        self.counts |= matches!(rule.meter, used::Meter::Tokens(_) | used::Meter::Usd(_));
         self.rules.push(Applies::new(Arc::clone(rule), subject));
     }
 
@@ -266,36 +266,15 @@ fn network(ip: IpAddr) -> String {
     }
 }
 
-fn rule(limit: &used::Limit) -> Rule {
-    let pace = |pace: &used::Pace| Pace {
-        span: match pace.span {
-            used::Span::Day => Span::Day,
-            used::Span::Period(period) => Span::Period(period),
-        },
-        amount: pace.amount,
-        burst: pace.burst,
-        smooth: pace.smooth.map(|smooth| Smooth { queue: smooth.queue, timeout: smooth.timeout }),
+const fn rule(limit: &used::Limit) -> Rule {
+    let scope = match limit.per {
+        Per::Ip => Scope::Ip,
+        Per::Node => Scope::Node,
+        Per::Route => Scope::Route,
+        Per::Model => Scope::Model,
+        Per::Client => Scope::Client,
     };
-    Rule {
-        scope: match limit.per {
-            Per::Ip => Scope::Ip,
-            Per::Node => Scope::Node,
-            Per::Route => Scope::Route,
-            Per::Model => Scope::Model,
-            Per::Client => Scope::Client,
-        },
-        meter: match &limit.meter {
-            used::Meter::Requests(said) => Meter::Requests(pace(said)),
-            used::Meter::Tokens(said) => Meter::Tokens(pace(said)),
-            used::Meter::Usd(said) => Meter::Usd(pace(said)),
-            used::Meter::InFlight(limit) => Meter::InFlight(*limit),
-        },
-        on_store_loss: match limit.on_store_loss {
-            used::OnStoreLoss::Share => OnStoreLoss::Share,
-            used::OnStoreLoss::Open => OnStoreLoss::Open,
-            used::OnStoreLoss::Closed => OnStoreLoss::Closed,
-        },
-    }
+    Rule { scope, meter: limit.meter, on_store_loss: limit.on_store_loss }
 }
 
 #[cfg(test)]

@@ -36,10 +36,11 @@ pub use self::grant::{Ask, Denied, Grant, Headline, Why};
 use self::lease::Leases;
 use self::link::Link;
 use self::outage::Outage;
-pub use self::rule::{Applies, Meter, OnStoreLoss, Pace, Rule, Scope, Smooth, Span};
+pub use self::rule::{Applies, Rule, Scope};
 use self::seen::SeenCounters;
 use self::upkeep::{Job, QUEUE, RunningCharges};
 use crate::Store;
+pub use tidegate_config::used::{Meter, OnStoreLoss, Pace, Smooth, Span};
 
 /// For calls that no request waits for.
 const BACKGROUND: Duration = Duration::from_millis(250);

@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::OnStoreLoss;
 use super::grant::{Ask, At, Denied, Had, Headline, Headlines, Held, Item, Refused, Why};
 use super::outage::Outage;
-use super::rule::{Applies, Kind, Name, OnStoreLoss, Scope, full, within};
+use super::rule::{Applies, Kind, Name, Scope, full, within};
 use super::{Allowance, Grant, Limiter};
 use crate::charge::{Charge, Counter, Debit, Verdict};
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_config::used::{Meter, OnStoreLoss, Span};
+
 use crate::charge::Counter;
 
 /// Until an entry of what runs is forgotten; it is renewed every [`super::upkeep::RENEW_EVERY`].
@@ -46,61 +48,6 @@ impl Scope {
             Self::Client => "client",
         }
     }
-}
-
-/// What becomes of a limit while the store does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnStoreLoss {
-    /// Each node admits its share.
-    Share,
-    /// All is admitted.
-    Open,
-    /// Nothing is admitted.
-    Closed,
-}
-
-/// In what time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
-    /// A UTC day, by the store's clock.
-    Day,
-    /// A bucket that fills in this time by the amount; above zero.
-    Period(Duration),
-}
-
-/// A bounded queue in front of a bucket, over the whole cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Smooth {
-    /// Units that may wait.
-    pub queue: usize,
-    /// How long one may wait.
-    pub timeout: Duration,
-}
-
-/// So much in such a time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
-    /// In what time.
-    pub span: Span,
-    /// Units, above 0.
-    pub amount: f64,
-    /// What a bucket holds when full, in units, at least 1. Of no meaning for a day.
-    pub burst: f64,
-    /// Wait for a turn instead of being denied. Of no meaning for a day.
-    pub smooth: Option<Smooth>,
-}
-
-/// What a limit counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Meter {
-    /// Requests.
-    Requests(Pace),
-    /// Tokens, prompt and answer.
-    Tokens(Pace),
-    /// Money, in millionths of a US dollar.
-    Usd(Pace),
-    /// Requests at once.
-    InFlight(u64),
 }
 
 /// A [`Meter`] without its numbers.
@@ -266,6 +213,8 @@ pub(super) const fn full(counter: Counter) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_config::used::{Pace, Smooth};
+
     use super::*;
 
     fn rule(meter: Meter) -> Rule {

@@ -111,7 +111,8 @@ pub struct Answers {
 struct Write {
     key: Key,
     owner: u128,
-    kept: Arc<Kept>,
+    /// `None`: what is there cannot be read and is removed.
+    kept: Option<Arc<Kept>>,
     _hold: Hold,
 }
 
@@ -286,9 +287,9 @@ impl Answers {
         if let Some(kept) = &kept {
             self.memory.put(key, Arc::clone(kept));
         } else {
-            let (store, timeout) = (self.store.clone(), self.timeout);
             tracing::warn!(%key, "a kept answer could not be read: removed");
-            tokio::spawn(async move { store.forget(&key.hex(), timeout).await });
+            // In turn, so that it does not remove what is written in its place. A full queue: the next to meet it will.
+            let _ = self.writes.try_send(Write { key, owner: 0, kept: None, _hold: self.busy.hold() });
         }
         kept
     }
@@ -302,19 +303,24 @@ impl Answers {
         let kept = Arc::new(Kept::new(head, pieces, &flight.note, ttl, stale));
         self.memory.put(flight.key, Arc::clone(&kept));
         let (key, owner, hold) = (flight.key, flight.owner, self.busy.hold());
-        let queued = self.writes.try_send(Write { key, owner, kept, _hold: hold });
+        let queued = self.writes.try_send(Write { key, owner, kept: Some(kept), _hold: hold });
         if queued.is_err() {
             counter!("tidegate_cache_writes_dropped_total").increment(1);
         }
         queued.is_ok()
     }
 
+    /// One that fails is a miss later on; the store says itself when it is away.
     async fn write(&self, write: &Write) {
-        let left = write.kept.left();
-        let Some(entry) = entry::encode(&self.sealer, &write.key, &write.kept) else { return };
+        let name = write.key.hex();
+        let Some(kept) = &write.kept else {
+            let _ = self.store.forget(&name, self.timeout).await;
+            return;
+        };
+        let left = kept.left();
+        let Some(entry) = entry::encode(&self.sealer, &write.key, kept) else { return };
         if !left.is_zero() {
-            // One that fails is a miss later on; the store says itself when it is away.
-            let _ = self.store.put(&write.key.hex(), write.owner, &entry, left, self.timeout).await;
+            let _ = self.store.put(&name, write.owner, &entry, left, self.timeout).await;
         }
     }
 }

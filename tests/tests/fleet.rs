@@ -168,13 +168,16 @@ async fn a_frozen_nodes_leases_go_to_another_and_it_knows_when_it_wakes() {
     nodes[index].process.signal("CONT").await;
     let woken = Instant::now();
     loads[0].more(60).await;
-    let (mut own, mut others) = (0, 0);
-    for asked in tries(&x, woken) {
-        if sender(&asked) == first { own += 1 } else { others += 1 }
-    }
+    let mut seen = tries(&x, woken);
+    seen.sort_by_key(|asked| asked.at);
+    assert!(seen.len() >= 3, "{} tries", seen.len());
+    // A try takes 800 ms, and its rest may pass the lease on: what may not be is two at once.
+    let beside = |pair: &&[Asked]| {
+        sender(&pair[0]) != sender(&pair[1]) && pair[1].at - pair[0].at < Duration::from_millis(600)
+    };
+    let beside = seen.windows(2).filter(beside).count();
     // One may have been on its way when it stopped.
-    assert!(own <= 1, "{first} still shadows {own} times beside {second}");
-    assert!(others >= 2, "{second} shadows {others} times");
+    assert!(beside <= 1, "{first}, which slept, and {second} shadow {beside} times side by side");
     for load in loads {
         load.stop().await.assert_all_ok();
     }

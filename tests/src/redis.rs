@@ -11,6 +11,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -89,13 +90,13 @@ impl Redis {
         Some(redis)
     }
 
-    /// A Valkey whose clock can be moved by `clock`; `None` when libfaketime or Valkey is not installed.
+    /// A Valkey whose clock can be moved by `advance_clock`; `None` when libfaketime or Valkey is not installed.
     pub async fn with_clock() -> Option<Self> {
         // Debian's Redis uses jemalloc, which looks at the clock before libfaketime can.
         let mut redis = Self::new(parts::valkey()?);
         let file = redis.folder.path().join("clock");
         redis.clock = Some(Clock { library: parts::faketime()?, file });
-        redis.clock("+0s");
+        redis.set_clock(Duration::ZERO);
         redis.restart().await;
         Some(redis)
     }
@@ -174,12 +175,23 @@ impl Redis {
         self.process = Some(Process::start("redis", &mut command));
     }
 
-    /// From now on its clock is so far off, as `+40s`; only for one that was started `with_clock`.
-    pub fn clock(&self, offset: &str) {
+    /// Its clock is so far ahead when this returns; only for one that was started `with_clock`, and once.
+    pub async fn advance_clock(&self, by: Duration) {
+        let time = async || {
+            let time = self.command(&["EVAL", "return redis.call('TIME')[1]", "0"]).await;
+            Duration::from_secs(time.parse().unwrap_or_else(|_| panic!("no time: {time}")))
+        };
+        let before = time().await;
+        self.set_clock(by);
+        // A server reads its clock once in a while rather than for every command.
+        until("its clock to move", async || (time().await >= before + by).then_some(())).await;
+    }
+
+    fn set_clock(&self, by: Duration) {
         let clock = self.clock.as_ref().unwrap_or_else(|| panic!("a server with the system's clock"));
         // Renamed into place: it is read at every look at the clock, and never half written.
         let new = clock.file.with_extension("new");
-        std::fs::write(&new, offset).unwrap();
+        std::fs::write(&new, format!("+{}s", by.as_secs())).unwrap();
         std::fs::rename(new, &clock.file).unwrap();
     }
 

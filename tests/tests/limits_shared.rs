@@ -209,7 +209,7 @@ async fn what_a_killed_node_was_running_is_forgotten_when_its_time_is_over() {
     let ask = async || nodes[1].chat().bearer(&client_key("x")).send().await.status.as_u16();
     assert_eq!(ask().await, 429, "nobody can say yet that they will not end");
     // What is not renewed for half a minute is over, by the store's clock.
-    redis.clock("+31s");
+    redis.advance_clock(secs(31)).await;
     until_within(secs(5), "places", async || (ask().await == 200).then_some(())).await;
 }
 
@@ -230,7 +230,7 @@ async fn a_day_ends_by_the_stores_clock() {
         (refusals == 5).then_some(())
     })
     .await;
-    redis.clock("+24h");
+    redis.advance_clock(secs(24 * 3600)).await;
     // The first node was told when to come back and believes it; the other has not asked yet.
     assert_eq!(ask(1).await, 200);
 }

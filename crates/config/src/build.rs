@@ -19,10 +19,14 @@ mod store;
 mod unbuilt;
 mod upstream;
 
+use std::sync::Arc;
+
 use check::Names;
 pub use check::is_label;
+pub(crate) use check::{spelt, spelt_time};
 pub use doubt::beyond_attempts;
 
+use crate::effective::effective;
 use crate::fault::Collector;
 use crate::said::File;
 use crate::secret::Around;
@@ -78,7 +82,7 @@ pub(crate) fn build(
     read.doubt(faults);
 
     let clients = if file.clients.key().is_some() { Some(clients?) } else { None };
-    Some(Config {
+    let mut config = Config {
         node,
         listen,
         admin,
@@ -94,5 +98,8 @@ pub(crate) fn build(
         prices,
         log,
         hash,
-    })
+        effective: Arc::default(),
+    };
+    config.effective = Arc::new(effective(file, &config));
+    Some(config)
 }

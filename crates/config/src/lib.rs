@@ -6,6 +6,8 @@
 //! be used changes nothing: whoever runs by an older one keeps it. Not here: watching the file, and acting on it.
 
 mod build;
+mod difference;
+mod effective;
 mod environment;
 mod expand;
 mod fault;
@@ -22,6 +24,7 @@ pub mod used;
 use std::path::Path;
 
 pub use build::{beyond_attempts, is_label};
+pub use difference::{AT_START, Change, Difference, differences, restart_needed};
 pub use environment::{Environment, Process};
 pub use fault::{Fault, Faults, Place, nearest};
 pub use key::hash_key;
@@ -58,6 +61,18 @@ pub struct Loaded {
 /// # Errors
 /// Every fault of the file, or why it cannot be read.
 pub fn load(path: &Path, purpose: Purpose) -> Result<Loaded, Faults> {
+    load_with(path, &Process, purpose)
+}
+
+/// Reads and checks a file with the variables and files of `environment`. Blocks on the file system.
+///
+/// # Errors
+/// Every fault of the file, or why it cannot be read.
+pub fn load_with(
+    path: &Path,
+    environment: &dyn Environment,
+    purpose: Purpose,
+) -> Result<Loaded, Faults> {
     let name = path.display().to_string();
     let bytes = environment::read_bounded(path, FILE_BYTES_MAX as u64).map_err(|error| {
         let text = match error.kind() {
@@ -69,7 +84,7 @@ pub fn load(path: &Path, purpose: Purpose) -> Result<Loaded, Faults> {
         };
         Collector::fatal(&name, text)
     })?;
-    parse(&name, &bytes, &Process, purpose)
+    parse(&name, &bytes, environment, purpose)
 }
 
 const TOO_LARGE: &str = "is over 1 MiB: a configuration is far smaller, so this is some other file";

@@ -1,12 +1,13 @@
 //! From a tree of values to what a section says, without stopping at a fault.
 //!
 //! Owns the shape every section shares: a key that may be unsaid, said, or said wrongly, each with its place.
-//! [`said!`] makes a section's type, its reader and its schema from one list of keys, so they cannot drift
-//! apart. Not here: what a value may be (`unit`), and what sections mean together (`build`).
+//! [`said!`] makes a section's type, its reader, its schema and how it is shown from one list of keys, so they cannot
+//! drift apart. Not here: what a value may be (`unit`), and what sections mean together (`build`).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::fault::{Collector, Place, listed, nearest, quote};
 use crate::tree::{Entry, Kind, Node, Scalar};
@@ -96,7 +97,11 @@ impl<T: Read> Read for Vec<Item<T>> {
 
 impl<T: Read> Read for Table<T> {
     fn read(node: &Node, faults: &mut Collector) -> Option<Self> {
-        let entries = mapping(node, faults)?;
+        let listed = listed_entries(node, faults);
+        let entries = match &listed {
+            Some(entries) => entries,
+            None => mapping(node, faults)?,
+        };
         if entries.len() > LIST_MAX {
             faults.fault(node.place, format!("more than {LIST_MAX} entries in one section"));
             return None;
@@ -109,6 +114,22 @@ impl<T: Read> Read for Table<T> {
         let items: Vec<_> = entries.iter().filter_map(read).collect();
         (entries.is_empty() || !items.is_empty()).then_some(Self(items))
     }
+}
+
+/// The entries of a list of sections, in its order: the form of a table for what keeps no order of keys, as JSON does
+/// not. `None` for anything but a list.
+fn listed_entries(node: &Node, faults: &mut Collector) -> Option<Vec<Entry>> {
+    let Kind::List(nodes) = &node.kind else { return None };
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut seen = HashSet::new();
+    for entry in nodes.iter().filter_map(|node| mapping(node, faults)).collect::<Vec<_>>().concat() {
+        if seen.insert(entry.key.clone()) {
+            entries.push(entry);
+        } else {
+            faults.fault(entry.place, format!("{} is said twice: keep one", quote(&entry.key)));
+        }
+    }
+    Some(entries)
 }
 
 /// The entries of a section.
@@ -184,7 +205,23 @@ macro_rules! transparent {
 }
 transparent!(Said => T);
 transparent!(Item => T);
-transparent!(Table => std::collections::BTreeMap<String, T>);
+
+impl<T: JsonSchema> JsonSchema for Table<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        format!("TableOf{}", T::schema_name()).into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({
+            "type": ["object", "array"],
+            "additionalProperties": value,
+            "items": {"type": "object", "additionalProperties": value},
+        })
+    }
+}
 
 /// A section: `"what it is called", needs [keys]` and its keys with their types. Key docs become the schema's
 /// descriptions.
@@ -209,6 +246,13 @@ macro_rules! said {
                 [$(($crate::read::word(stringify!($key)), self.$key.key())),*]
                     .into_iter()
                     .filter_map(|(key, place)| Some((key, place?)))
+            }
+        }
+
+        impl $crate::effective::Shown for $name {
+            fn shown(&self) -> serde_json::Value {
+                let said = [$(($crate::read::word(stringify!($key)), self.$key.get().map($crate::effective::Shown::shown))),*];
+                said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
             }
         }
 
@@ -244,7 +288,6 @@ macro_rules! words {
         impl $name {
             pub(crate) const WORDS: &'static [&'static str] = &[$($word),*];
 
-            #[allow(dead_code)]
             pub(crate) fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)*
@@ -267,6 +310,12 @@ macro_rules! words {
                         None
                     }
                 }
+            }
+        }
+
+        impl $crate::effective::Shown for $name {
+            fn shown(&self) -> serde_json::Value {
+                self.word().into()
             }
         }
 

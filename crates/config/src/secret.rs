@@ -9,8 +9,10 @@ use std::path::Path;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use secrecy::SecretString;
+use serde_json::{Value, json};
 
 use crate::Purpose;
+use crate::effective::Shown;
 use crate::environment::{Environment, cause};
 use crate::expand::is_name;
 use crate::fault::{Collector, Place, nearest, quote};
@@ -107,6 +109,17 @@ impl Read for Secret {
                 None
             }
         }
+    }
+}
+
+impl Shown for Secret {
+    /// The reference; what it refers to is not known here.
+    fn shown(&self) -> Value {
+        let (kind, source) = match self {
+            Self::Env(name) => ("env", name),
+            Self::File(path) => ("file", path),
+        };
+        json!({kind: source.replace("${", "$${")})
     }
 }
 

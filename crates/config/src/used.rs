@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -58,6 +59,9 @@ pub struct Config {
     pub log: Log,
     /// Hex SHA-256 of the file's bytes, first 16 digits.
     pub hash: String,
+    /// Every key of the file with its value in force, defaults filled in, in the file's own forms; secrets are the
+    /// references to them. What [`crate::differences`] compares.
+    pub effective: Arc<serde_json::Value>,
 }
 
 /// `node:`

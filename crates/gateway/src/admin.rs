@@ -3,6 +3,7 @@
 //!
 //! Runs on the control thread: a busy data plane does not make a probe fail.
 
+mod config;
 mod status;
 
 use std::net::SocketAddr;
@@ -20,15 +21,24 @@ use tidegate_health::breaker;
 use tokio::net::TcpListener;
 
 use crate::gateway::Gateway;
+use crate::live::Live;
+use crate::reload::{Reloader, Trigger};
 
 #[derive(Clone)]
 struct Admin {
-    gateway: Arc<Gateway>,
+    live: Arc<Live>,
+    /// `None`: there is no file to read again.
+    reloader: Option<Arc<Reloader>>,
     metrics: PrometheusHandle,
 }
 
 /// Serves for as long as the process lives.
-pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: PrometheusHandle) {
+pub async fn serve(
+    listener: TcpListener,
+    live: Arc<Live>,
+    reloader: Option<Arc<Reloader>>,
+    metrics: PrometheusHandle,
+) {
     let router = Router::new()
         .route("/", get(page))
         .route("/metrics", get(render))
@@ -36,9 +46,11 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, metrics: Promet
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
         .route("/api/usage", get(usage))
+        .route("/api/config", get(config::get))
         .route("/api/paths/{name}", post(act))
         .route("/api/drain", post(drain))
-        .with_state(Admin { gateway, metrics });
+        .route("/api/reload", post(reload))
+        .with_state(Admin { live, reloader, metrics });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, service).await {
         tracing::error!(%error, "the admin listener ended");
@@ -50,14 +62,16 @@ async fn page() -> Html<&'static str> {
 }
 
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {
-    crate::health::observe::gauges(&admin.gateway);
-    let text = admin.metrics.render() + &admin.gateway.usage.render(&admin.gateway);
+    let gateway = admin.live.gateway();
+    crate::health::observe::gauges(&gateway);
+    let text = admin.metrics.render() + &gateway.usage.render(&gateway);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    let drain = &admin.gateway.drain;
-    if drain.is_ready() && admin.gateway.fleet.is_dark(&admin.gateway.health) {
+    let gateway = admin.live.gateway();
+    let drain = &gateway.drain;
+    if drain.is_ready() && gateway.fleet.is_dark(&gateway.health) {
         (StatusCode::SERVICE_UNAVAILABLE, "cut off from every upstream\n")
     } else if drain.is_ready() {
         (StatusCode::OK, "ready\n")
@@ -73,15 +87,39 @@ async fn drain(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if !may_change(&admin.gateway, peer, &headers) {
+    let gateway = admin.live.gateway();
+    if !may_change(&gateway, peer, &headers) {
         return refusal();
     }
-    admin.gateway.drain.requested.notify_one();
+    gateway.drain.requested.notify_one();
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
 }
 
+/// Reads the configuration again; answers when it is in force, or what is wrong with it.
+async fn reload(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !may_change(&admin.live.gateway(), peer, &headers) {
+        return refusal();
+    }
+    let Some(reloader) = &admin.reloader else {
+        return fault(StatusCode::NOT_FOUND, "this node runs by no file that could be read again", "not_found");
+    };
+    match reloader.reload(Trigger::Api).await {
+        Ok(applied) => Json(applied.json()).into_response(),
+        Err(faults) => {
+            let message = "the configuration is faulty and was not loaded; the one in force goes on";
+            let mut body = error(message, "invalid_config");
+            body["faults"] = faults.iter().map(crate::reload::Fault::json).collect();
+            (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        }
+    }
+}
+
 async fn status(State(admin): State<Admin>) -> Json<Value> {
-    Json(status::of(&admin.gateway))
+    Json(status::of(&admin.live.gateway()))
 }
 
 #[derive(serde::Deserialize)]
@@ -91,7 +129,7 @@ struct Day {
 }
 
 async fn usage(State(admin): State<Admin>, Query(day): Query<Day>) -> Response {
-    match status::usage(&admin.gateway, day.days_ago).await {
+    match status::usage(&admin.live.gateway(), day.days_ago).await {
         Ok(usage) => Json(usage).into_response(),
         Err(why) => {
             let message = format!("{why}; what this node has yet to tell is kept until then");
@@ -108,7 +146,7 @@ async fn act(
     headers: HeaderMap,
     body: axum::body::Bytes,
 ) -> Response {
-    let gateway = &admin.gateway;
+    let gateway = &*admin.live.gateway();
     if !may_change(gateway, peer, &headers) {
         return refusal();
     }
@@ -136,8 +174,11 @@ async fn act(
 }
 
 fn fault(status: StatusCode, message: &str, code: &str) -> Response {
-    let error = json!({"message": message, "type": "invalid_request_error", "param": null, "code": code});
-    (status, Json(json!({"error": error}))).into_response()
+    (status, Json(error(message, code))).into_response()
+}
+
+fn error(message: &str, code: &str) -> Value {
+    json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}})
 }
 
 /// The token where one is configured, else loopback.

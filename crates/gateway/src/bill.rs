@@ -54,7 +54,8 @@ impl Bill {
             .map_or(0.0, |price| usage.prompt as f64 * price.input + usage.completion as f64 * price.output);
         series.used(usage, price.is_some());
         if gateway.limits.meters() {
-            gateway.usage.add(self.client, series.model, usage, micro_usd);
+            let client = gateway.metrics.client_name(self.client);
+            gateway.usage.add(client, series.model, usage, micro_usd);
         }
         if let Some(model) = model {
             gateway.limits.learn(self.client, model, usage.completion);

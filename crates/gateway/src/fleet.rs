@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::health::now;
-use crate::upstream::Upstream;
+use crate::live::Live;
 use crate::upstream::keys::Rest;
 pub use word::Word;
 
@@ -178,26 +178,34 @@ impl Fleet {
 
     /// Says this node's word, hears the others', leases what recovers and tells of rests, until [`Fleet::leave`]. Does
     /// nothing where nothing is shared.
-    pub async fn run(self: Arc<Self>, gateway: Arc<Gateway>) {
+    pub async fn run(self: Arc<Self>, live: Arc<Live>) {
         self.count_nodes();
-        gateway.health.unleased(self.nodes());
+        live.gateway().health.unleased(self.nodes());
         let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(rests) = rests.filter(|_| self.shared) else { return self.gone.cancel() };
-        let salt = self.secret.as_ref().map(|secret| secret.expose_secret().as_bytes());
-        for upstream in upstreams(&gateway) {
-            let url = &upstream.config.base_url;
-            let scheme = if url.tls { "https" } else { "http" };
-            let base = format!("{scheme}://{}{}", url.authority, url.path);
-            upstream.keys.share(&base, salt, self.tell.clone());
-        }
-        let all = async { tokio::join!(self.beats(&gateway), self.leases(&gateway), self.tells(rests)) };
+        self.share_keys(&live.gateway());
+        let all = async { tokio::join!(self.beats(&live), self.leases(&live), self.tells(rests)) };
         tokio::select! {
             _ = all => {}
             () = self.leaving.cancelled() => {}
         }
         let _ = self.store.leave(&self.key(), WITHIN).await;
-        self.release_all(&gateway).await;
+        self.release_all(&live.gateway()).await;
         self.gone.cancel();
+    }
+
+    /// From now on other nodes are told of the rests of `gateway`'s keys, where anything is shared.
+    pub fn share_keys(&self, gateway: &Gateway) {
+        if !self.shared {
+            return;
+        }
+        let salt = self.secret.as_ref().map(|secret| secret.expose_secret().as_bytes());
+        for upstream in &gateway.upstreams {
+            let url = &upstream.config.base_url;
+            let scheme = if url.tls { "https" } else { "http" };
+            let base = format!("{scheme}://{}{}", url.authority, url.path);
+            upstream.keys.share(&base, salt, self.tell.clone());
+        }
     }
 
     /// Takes this node out of the fleet and gives its leases back; at most a second. For the end of a drain: while it
@@ -253,18 +261,6 @@ impl Fleet {
             }
         }
     }
-}
-
-/// Each of them once.
-fn upstreams(gateway: &Gateway) -> impl Iterator<Item = &Arc<Upstream>> {
-    let all = gateway.paths.iter().map(|path| &path.upstream);
-    let mut last: Option<&Arc<Upstream>> = None;
-    // Paths stand upstream by upstream.
-    all.filter(move |upstream| {
-        let same = last.is_some_and(|last| Arc::ptr_eq(last, upstream));
-        last = Some(upstream);
-        !same
-    })
 }
 
 /// Whether a path in this state takes no traffic.

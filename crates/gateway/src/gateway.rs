@@ -1,10 +1,13 @@
 //! What a node runs by: one value built whole from the configuration and shared by all workers.
 //!
 //! Owns the paths with their pools, the routes with their budgets, the client table and the node's
-//! admission. Building it is the only wiring; nothing here waits.
+//! admission. Building it is the only wiring; nothing here waits. A request runs by the one it began with. The value
+//! of the next configuration takes over from this one what has stayed the same (`same` says what that is): pools, keys,
+//! breakers, budgets, limits, what is kept and counted. Not here: when a configuration is read (`reload`).
+
+mod same;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,12 +21,14 @@ use tidegate_router::plan::{Candidate, Rules};
 use tidegate_store::Store;
 use tidegate_store::answers::Answers;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::health::observe;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, PathMetrics};
+use crate::reload::Record;
 use crate::request::admit::Admission;
 use crate::upstream::connector::Connector;
 use crate::upstream::dns::Resolver;
@@ -40,6 +45,8 @@ const ASIDE_MAX: usize = 4;
 pub struct Gateway {
     /// The file, checked.
     pub config: Config,
+    /// In the order of the file.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// Every upstream over every egress it may use.
     pub paths: Vec<Arc<Path>>,
     /// What is known of them, and which may take traffic.
@@ -57,15 +64,20 @@ pub struct Gateway {
     /// Answers that are kept or being made.
     pub answers: Arc<Answers>,
     /// Tokens and money.
-    pub usage: Book,
+    pub usage: Arc<Book>,
     /// The other nodes.
     pub fleet: Arc<Fleet>,
     /// Series.
     pub metrics: Metrics,
     /// Whether this node is going away.
-    pub drain: Drain,
+    pub drain: Arc<Drain>,
     /// When it started, for the status page.
     pub started: std::time::SystemTime,
+    /// What has been tried to change the configuration.
+    pub reloads: Arc<Record>,
+    /// Another has taken its place: what works for it in the background stops.
+    pub replaced: CancellationToken,
+    dns: Arc<Resolver>,
 }
 
 /// One route at run time.
@@ -78,7 +90,7 @@ pub struct Route {
     /// When to try again.
     pub rules: Rules,
     /// How often. A few counters behind a lock that is never held across an await.
-    pub budget: Mutex<Budget>,
+    pub budget: Arc<Mutex<Budget>>,
     /// What its answers come from: a change of it makes kept ones another's.
     pub sources: String,
     /// The longest among its upstreams.
@@ -88,7 +100,7 @@ pub struct Route {
     /// In the order of the file.
     pub fallback: Vec<Fallback>,
     /// When one of them last answered.
-    pub fell_back: Mark,
+    pub fell_back: Arc<Mark>,
 }
 
 /// What stands in when no path of a route is usable.
@@ -106,111 +118,71 @@ pub struct Fallback {
 
 impl Gateway {
     /// The error says which part of the configuration cannot be used and why.
-    pub fn new(config: Config) -> Result<Self, String> {
-        let dns = Arc::new(Resolver::new(config.dns.hosts.clone()));
-        let mut paths: Vec<Arc<Path>> = Vec::new();
-        let mut candidates_of: Vec<Vec<Candidate>> = Vec::new();
-        for (index, said) in config.upstreams.iter().enumerate() {
-            let upstream = Arc::new(Upstream::new(said.clone())?);
-            let in_upstream = |e: String| format!("upstream `{}`: {e}", said.name);
-            let tls = tls::client_config(said.ca_pem.as_deref(), said.pool.http2).map_err(in_upstream)?;
-            let mut candidates = Vec::new();
-            for egress_index in &said.egress {
-                let egress =
-                    config.egress.get(*egress_index).ok_or_else(|| in_upstream("no such egress".into()))?;
-                let name = format!("{}@{}", said.name, egress.name);
-                let header = HeaderValue::from_str(&name)
-                    .map_err(|_| in_upstream("its name or its egress's cannot stand in a header".into()))?;
-                let connector = Arc::new(
-                    Connector::new(
-                        &said.base_url,
-                        Arc::clone(&tls),
-                        egress.way.clone(),
-                        said.pool.http2,
-                        Arc::clone(&dns),
-                    )
-                    .map_err(in_upstream)?,
-                );
-                candidates.push(Candidate { path: paths.len(), upstream: index, egress: *egress_index });
-                let metrics = PathMetrics::new(&name, &config.routes);
-                let path = |pool: Pool, aside: Option<Arc<Path>>| Path {
-                    index: paths.len(),
-                    header: header.clone(),
-                    metrics: metrics.clone(),
-                    name: name.clone(),
-                    upstream: Arc::clone(&upstream),
-                    pool: Arc::new(pool),
-                    in_flight: AtomicUsize::new(0),
-                    aside,
-                };
-                let aside = path(Pool::new(Arc::clone(&connector), ASIDE_IDLE, ASIDE_MAX), None);
-                let pool = Pool::new(connector, said.pool.max_idle, said.pool.max_connections);
-                let path = Arc::new(path(pool, Some(Arc::new(aside))));
-                paths.push(path);
-            }
-            candidates_of.push(candidates);
-        }
+    pub fn new(config: Config, reloads: Record) -> Result<Self, String> {
+        Self::build(config, None, Arc::new(reloads))
+    }
+
+    /// What follows this one once the configuration is `config`. Nothing changes for this one by that; whoever puts
+    /// the next one in its place calls [`Gateway::hand_over`] just before that. The error says what cannot be used and why.
+    pub fn next(&self, config: Config) -> Result<Self, String> {
+        Self::build(config, Some(self), Arc::clone(&self.reloads))
+    }
+
+    /// From now on `next` is the one that decides; what still runs here ends here.
+    pub fn hand_over(&self, next: &Arc<Self>) {
+        self.health.hand_over(&next.health, crate::health::now());
+        next.admission.resize(&self.admission);
+        self.replaced.cancel();
+    }
+
+    fn build(config: Config, old: Option<&Self>, reloads: Arc<Record>) -> Result<Self, String> {
         let now = Instant::now().into_std();
-        let health = Arc::new(Registry::new(
-            setup(&config, &paths, &candidates_of),
-            Box::new(observe::transition),
-            now,
-        ));
-        let routes = config.routes.iter().map(|route| {
-            let timeouts = route.to.iter().filter_map(|u| config.upstreams.get(*u)).map(|u| u.timeouts);
-            let retry = route.retry;
-            Route {
-                candidates: route
-                    .to
-                    .iter()
-                    .filter_map(|u| candidates_of.get(*u))
-                    .flatten()
-                    .copied()
-                    .collect(),
-                rules: Rules {
-                    attempts: retry.attempts,
-                    backoff: Backoff { initial: retry.initial, factor: retry.factor, max: retry.max },
-                },
-                budget: Mutex::new(Budget::new(retry.budget, now)),
-                sources: sources(route, &config),
-                total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
-                stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
-                fallback: route.fallback.iter().map(|said| fallback(said, &candidates_of, &health)).collect(),
-                fell_back: Mark::new(now),
-                config: route.clone(),
-            }
+        let dns = match old {
+            None => Arc::new(Resolver::new(config.dns.hosts.clone())),
+            Some(old) if old.config.dns.hosts == config.dns.hosts => Arc::clone(&old.dns),
+            Some(old) => Arc::new(old.dns.with_hosts(config.dns.hosts.clone())),
+        };
+        let mut ways = Ways { config: &config, old, dns: &dns, upstreams: Vec::new(), paths: Vec::new() };
+        let candidates_of = ways.build()?;
+        let Ways { upstreams, paths, .. } = ways;
+        let setup = setup(&config, old, &paths, &candidates_of);
+        let health = Arc::new(match old {
+            None => Registry::new(setup, Arc::new(observe::transition), now),
+            Some(old) => old.health.next(setup, now),
         });
+        let routes = config.routes.iter().map(|said| {
+            let before = old.and_then(|old| old.routes.iter().find(|route| route.config.name == said.name));
+            route(said, before, &config, &candidates_of, &health, now)
+        });
+        let routes = routes.collect();
         let clients = config
             .clients
             .as_ref()
             .map(|list| list.iter().enumerate().map(|(index, client)| (client.key_sha256, index)).collect());
-        let metrics = Metrics::new(&config);
-        let store = crate::store::shared(&config)?;
-        let limits = Limits::new(&config, store.clone(), crate::store::embedded());
-        let expected = config.store.as_ref().map_or(1, |store| store.expected_nodes);
-        let fleet = Fleet::new(store.clone(), config.node.name.clone(), config.node.zone.clone(), expected)
-            .with_secret(config.store.as_ref().and_then(|store| store.secret.clone()))
-            .with_on_nodes({
-                let limiter = Arc::clone(limits.limiter());
-                Box::new(move |nodes| {
-                    metrics::gauge!("tidegate_fleet_nodes").set(f64::from(nodes));
-                    limiter.set_nodes(nodes);
-                })
-            });
+        let metrics = Metrics::new(&config, old.map(|old| &old.metrics));
+        let shared = match old {
+            Some(old) => Shared::of(old, &config),
+            None => Shared::new(&config, &metrics)?,
+        };
+        let Shared { store, limits, answers, usage, fleet, admission, drain, started } = shared;
         Ok(Self {
             limits,
-            answers: crate::store::answers(&config, store.clone()),
-            usage: Book::default(),
-            fleet: Arc::new(fleet),
+            answers,
+            usage,
+            fleet,
             store,
-            routes: routes.collect(),
+            routes,
             clients,
-            admission: Arc::new(Admission::new(config.node_limit, metrics.queued.clone())),
+            admission,
             metrics,
-            drain: Drain::default(),
-            started: crate::clock::wall(),
+            drain,
+            started,
+            reloads,
+            replaced: CancellationToken::new(),
+            dns,
             health,
             paths,
+            upstreams,
             config,
         })
     }
@@ -232,38 +204,206 @@ impl Gateway {
         entry.is_some_and(|c| c.models.is_some())
     }
 
-    /// Keeps the pools tidy for as long as the process lives.
-    pub async fn sweep(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            tick.tick().await;
-            self.metrics.body_bytes.set(self.admission.body_bytes() as f64);
-            for path in &self.paths {
-                path.pool.sweep(Instant::now());
-                path.upstream.keys.look(Instant::now());
-                if let Some(aside) = &path.aside {
-                    aside.pool.sweep(Instant::now());
-                }
-                let (open, _) = path.pool.count();
-                path.metrics.connections.set(open as f64);
+    /// Closes what has idled for long, and shows what is open.
+    pub fn sweep(&self) {
+        self.metrics.body_bytes.set(self.admission.body_bytes() as f64);
+        for upstream in &self.upstreams {
+            upstream.keys.look(Instant::now());
+        }
+        for path in &self.paths {
+            path.pool.sweep(Instant::now());
+            if let Some(aside) = &path.aside {
+                aside.pool.sweep(Instant::now());
             }
+            let (open, _) = path.pool.count();
+            path.metrics.connections.set(open as f64);
         }
     }
 }
 
-fn setup(config: &Config, paths: &[Arc<Path>], candidates_of: &[Vec<Candidate>]) -> registry::Setup {
+/// What belongs to the process rather than to a configuration.
+struct Shared {
+    store: Store,
+    limits: Limits,
+    answers: Arc<Answers>,
+    usage: Arc<Book>,
+    fleet: Arc<Fleet>,
+    admission: Arc<Admission>,
+    drain: Arc<Drain>,
+    started: std::time::SystemTime,
+}
+
+impl Shared {
+    fn new(config: &Config, metrics: &Metrics) -> Result<Self, String> {
+        let store = crate::store::shared(config)?;
+        let limits = Limits::new(config, store.clone(), crate::store::embedded());
+        let expected = config.store.as_ref().map_or(1, |store| store.expected_nodes);
+        let fleet = Fleet::new(store.clone(), config.node.name.clone(), config.node.zone.clone(), expected)
+            .with_secret(config.store.as_ref().and_then(|store| store.secret.clone()))
+            .with_on_nodes({
+                let limiter = Arc::clone(limits.limiter());
+                Box::new(move |nodes| {
+                    metrics::gauge!("tidegate_fleet_nodes").set(f64::from(nodes));
+                    limiter.set_nodes(nodes);
+                })
+            });
+        Ok(Self {
+            limits,
+            answers: crate::store::answers(config, store.clone()),
+            usage: Arc::default(),
+            fleet: Arc::new(fleet),
+            admission: Arc::new(Admission::new(config.node_limit, metrics.queued.clone())),
+            drain: Arc::default(),
+            started: crate::clock::wall(),
+            store,
+        })
+    }
+
+    fn of(old: &Gateway, config: &Config) -> Self {
+        Self {
+            limits: old.limits.next(config),
+            answers: Arc::clone(&old.answers),
+            usage: Arc::clone(&old.usage),
+            fleet: Arc::clone(&old.fleet),
+            admission: Arc::new(old.admission.next(config.node_limit)),
+            drain: Arc::clone(&old.drain),
+            started: old.started,
+            store: old.store.clone(),
+        }
+    }
+}
+
+/// The ways to the upstreams while they are built.
+struct Ways<'a> {
+    config: &'a Config,
+    old: Option<&'a Gateway>,
+    dns: &'a Arc<Resolver>,
+    upstreams: Vec<Arc<Upstream>>,
+    paths: Vec<Arc<Path>>,
+}
+
+impl Ways<'_> {
+    /// The candidates of each upstream.
+    fn build(&mut self) -> Result<Vec<Vec<Candidate>>, String> {
+        let config = self.config;
+        let upstreams = config.upstreams.iter().enumerate();
+        upstreams
+            .map(|(index, said)| {
+                self.upstream(index, said).map_err(|why| format!("upstream `{}`: {why}", said.name))
+            })
+            .collect()
+    }
+
+    fn upstream(&mut self, index: usize, said: &used::Upstream) -> Result<Vec<Candidate>, String> {
+        let before = self.old.and_then(|old| old.upstreams.get(same::upstream(&old.config, said)?));
+        let upstream = Arc::new(Upstream::new(said.clone(), before.map(Arc::as_ref))?);
+        self.upstreams.push(Arc::clone(&upstream));
+        // Loads the system's certificates, so once for all ways, and not at all where every way has stayed.
+        let mut tls = None;
+        let mut candidates = Vec::new();
+        for egress_index in &said.egress {
+            let egress = self.config.egress.get(*egress_index).ok_or("no such egress")?;
+            let name = format!("{}@{}", said.name, egress.name);
+            let header = HeaderValue::from_str(&name)
+                .map_err(|_| "its name or its egress's cannot stand in a header")?;
+            let before = self.old.and_then(|old| old.paths.get(same::path(old, self.config, said, egress)?));
+            let pools = match before.and_then(|before| same::pools(before, said)) {
+                Some(pools) => pools,
+                None => {
+                    let tls = match &tls {
+                        Some(tls) => tls,
+                        None => tls.insert(tls::client_config(said.ca_pem.as_deref(), said.pool.http2)?),
+                    };
+                    let connector = Connector::new(
+                        &said.base_url,
+                        Arc::clone(tls),
+                        egress.way.clone(),
+                        said.pool.http2,
+                        Arc::clone(self.dns),
+                    );
+                    let connector = Arc::new(connector?);
+                    let aside = Pool::new(Arc::clone(&connector), ASIDE_IDLE, ASIDE_MAX);
+                    let pool = Pool::new(connector, said.pool.max_idle, said.pool.max_connections);
+                    (Arc::new(pool), Arc::new(aside))
+                }
+            };
+            candidates.push(Candidate { path: self.paths.len(), upstream: index, egress: *egress_index });
+            let metrics = PathMetrics::new(&name, &self.config.routes);
+            let path = |pool: Arc<Pool>, aside: Option<Arc<Path>>| Path {
+                index: self.paths.len(),
+                header: header.clone(),
+                metrics: metrics.clone(),
+                name: name.clone(),
+                upstream: Arc::clone(&upstream),
+                pool,
+                in_flight: before.map(|before| Arc::clone(&before.in_flight)).unwrap_or_default(),
+                aside,
+            };
+            let (pool, aside) = pools;
+            let path = Arc::new(path(pool, Some(Arc::new(path(aside, None)))));
+            self.paths.push(path);
+        }
+        Ok(candidates)
+    }
+}
+
+fn route(
+    said: &used::Route,
+    before: Option<&Route>,
+    config: &Config,
+    candidates_of: &[Vec<Candidate>],
+    health: &Registry,
+    now: std::time::Instant,
+) -> Route {
+    let timeouts = said.to.iter().filter_map(|u| config.upstreams.get(*u)).map(|u| u.timeouts);
+    let retry = said.retry;
+    let budget = before.filter(|before| before.config.retry.budget.total_cmp(&retry.budget).is_eq());
+    Route {
+        candidates: said.to.iter().filter_map(|u| candidates_of.get(*u)).flatten().copied().collect(),
+        rules: Rules {
+            attempts: retry.attempts,
+            backoff: Backoff { initial: retry.initial, factor: retry.factor, max: retry.max },
+        },
+        budget: budget.map_or_else(
+            || Arc::new(Mutex::new(Budget::new(retry.budget, now))),
+            |before| Arc::clone(&before.budget),
+        ),
+        sources: sources(said, config),
+        total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
+        stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
+        fallback: said.fallback.iter().map(|said| fallback(said, candidates_of, health)).collect(),
+        fell_back: before
+            .map_or_else(|| Arc::new(Mark::new(now)), |before| Arc::clone(&before.fell_back)),
+        config: said.clone(),
+    }
+}
+
+fn setup(
+    config: &Config,
+    old: Option<&Gateway>,
+    paths: &[Arc<Path>],
+    candidates_of: &[Vec<Candidate>],
+) -> registry::Setup {
     let all: Vec<Candidate> = candidates_of.iter().flatten().copied().collect();
     let path = |(path, candidate): (&Arc<Path>, &Candidate)| registry::PathSetup {
         name: path.name.clone(),
         upstream: candidate.upstream,
         egress: candidate.egress,
         probed: path.upstream.config.probe.is_some(),
+        was: old.and_then(|old| {
+            same::path(old, config, &path.upstream.config, config.egress.get(candidate.egress)?)
+        }),
     };
     let upstream = |upstream: &used::Upstream| registry::UpstreamSetup {
         name: upstream.name.clone(),
         rules: Arc::new(upstream.health.clone()),
         local: upstream.local,
         weight: upstream.weight,
+        was: old.and_then(|old| same::upstream(&old.config, upstream)),
+    };
+    let egress = |egress: &used::Egress| registry::EgressSetup {
+        name: egress.name.clone(),
+        was: old.and_then(|old| same::egress(&old.config, config, egress)),
     };
     let route = |route: &used::Route| registry::RouteSetup {
         paths: route.to.iter().filter_map(|u| candidates_of.get(*u)).flatten().map(|c| c.path).collect(),
@@ -278,7 +418,7 @@ fn setup(config: &Config, paths: &[Arc<Path>], candidates_of: &[Vec<Candidate>])
     registry::Setup {
         paths: paths.iter().zip(&all).map(path).collect(),
         upstreams: config.upstreams.iter().map(upstream).collect(),
-        egress: config.egress.iter().map(|egress| egress.name.clone()).collect(),
+        egress: config.egress.iter().map(egress).collect(),
         routes: config.routes.iter().map(route).collect(),
     }
 }

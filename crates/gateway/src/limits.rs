@@ -35,9 +35,11 @@ pub struct Limits {
     /// By route.
     routes: Vec<Applying>,
     prices: Vec<Price>,
-    counter: Option<Counter>,
+    counter: Option<Arc<Counter>>,
     meters: bool,
-    outputs: RwLock<Outputs>,
+    /// By index, as `Outputs` knows them.
+    names: Vec<String>,
+    outputs: Arc<RwLock<Outputs>>,
 }
 
 /// Limits that hold for a request.
@@ -79,21 +81,21 @@ impl Estimate {
     }
 }
 
-/// By client, then model; the model "" is the one that those beyond `LEARNT_MAX` share.
+/// By client's name (empty: none), then model; the model "" is the one that those beyond `LEARNT_MAX` share.
 #[derive(Debug, Default)]
 struct Outputs {
-    by_client: HashMap<usize, HashMap<String, Output>>,
+    by_client: HashMap<String, HashMap<String, Output>>,
     count: usize,
 }
 
 impl Outputs {
-    fn get(&self, client: usize, model: &str) -> Option<&Output> {
-        let models = self.by_client.get(&client)?;
+    fn get(&self, client: &str, model: &str) -> Option<&Output> {
+        let models = self.by_client.get(client)?;
         models.get(model).or_else(|| models.get("").filter(|_| self.count >= LEARNT_MAX))
     }
 
-    fn insert(&mut self, client: usize, model: &str) -> &Output {
-        let models = self.by_client.entry(client).or_default();
+    fn insert(&mut self, client: &str, model: &str) -> &Output {
+        let models = self.by_client.entry(client.to_owned()).or_default();
         let model = if self.count < LEARNT_MAX || models.contains_key(model) { model } else { "" };
         models.entry(model.to_owned()).or_insert_with(|| {
             self.count += 1;
@@ -128,6 +130,23 @@ impl Limits {
             .store
             .as_ref()
             .map_or((1, Duration::from_millis(25)), |store| (store.expected_nodes, store.timeout));
+        let limiter = Limiter::new(store, local, expected_nodes, timeout);
+        Self::of(config, limiter, timeout, None, Arc::default())
+    }
+
+    /// The limits of the next configuration, over the same counts: a limit that has stayed goes on where it stands.
+    pub fn next(&self, config: &Config) -> Self {
+        let (limiter, outputs) = (Arc::clone(&self.limiter), Arc::clone(&self.outputs));
+        Self::of(config, limiter, self.timeout, self.counter.clone(), outputs)
+    }
+
+    fn of(
+        config: &Config,
+        limiter: Arc<Limiter>,
+        timeout: Duration,
+        counter: Option<Arc<Counter>>,
+        outputs: Arc<RwLock<Outputs>>,
+    ) -> Self {
         let of = |per: Per| {
             config.limits.iter().filter(move |limit| limit.per == per).map(|limit| Arc::new(rule(limit)))
         };
@@ -149,7 +168,7 @@ impl Limits {
         let counts =
             every.clone().any(|limit| matches!(limit.meter, used::Meter::Tokens(_) | used::Meter::Usd(_)));
         Self {
-            limiter: Limiter::new(store, local, expected_nodes, timeout),
+            limiter,
             timeout,
             per_ip: of(Per::Ip).collect(),
             per_model: of(Per::Model).collect(),
@@ -157,9 +176,10 @@ impl Limits {
             clients: clients.iter().map(|c| applies(&c.limits, &everyone, &c.name)).collect(),
             routes: config.routes.iter().map(|r| applies(&r.limits, &each_route, &r.name)).collect(),
             prices: config.prices.clone(),
-            counter: counts.then(Counter::load),
+            counter: counts.then(|| counter.unwrap_or_else(|| Arc::new(Counter::load()))),
             meters: counts || config.clients.is_some() || !config.prices.is_empty(),
-            outputs: RwLock::default(),
+            names: clients.iter().map(|client| client.name.clone()).collect(),
+            outputs,
         }
     }
 
@@ -240,7 +260,11 @@ impl Limits {
     /// Tokens of an answer of the model to the client. Only looks: a request that is refused leaves nothing behind.
     fn expected(&self, client: Option<usize>, model: &str) -> f64 {
         let outputs = self.outputs.read().unwrap_or_else(PoisonError::into_inner);
-        outputs.get(client.unwrap_or(usize::MAX), model).map_or(OUTPUT, Output::expected)
+        outputs.get(self.name(client), model).map_or(OUTPUT, Output::expected)
+    }
+
+    fn name(&self, client: Option<usize>) -> &str {
+        client.and_then(|client| self.names.get(client)).map(String::as_str).unwrap_or_default()
     }
 
     /// An answer of the model to the client was this long. Does nothing where no limit counts tokens.
@@ -248,7 +272,7 @@ impl Limits {
         if self.counter.is_none() {
             return;
         }
-        let client = client.unwrap_or(usize::MAX);
+        let client = self.name(client);
         let known = self.outputs.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(output) = known.get(client, model) {
             return output.learn(tokens);

@@ -23,7 +23,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Answer;
-use crate::gateway::Gateway;
+use crate::drain::Drain;
+use crate::live::Live;
 use crate::patient::Patient;
 use crate::request;
 use crate::tls::Certificate;
@@ -60,8 +61,12 @@ pub fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Accepts until the node closes its door.
-pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermit>, gateway: &Gateway) {
-    let room = Arc::new(Semaphore::new(gateway.config.listen.max_connections.min(Semaphore::MAX_PERMITS)));
+pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermit>, live: &Live) {
+    let (drain, most) = {
+        let gateway = live.gateway();
+        (Arc::clone(&gateway.drain), gateway.config.listen.max_connections)
+    };
+    let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     let mut exhausted = false;
     loop {
         let next = async {
@@ -70,7 +75,7 @@ pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermi
         };
         let (accepted, guard) = tokio::select! {
             biased;
-            () = gateway.drain.closing.cancelled() => return,
+            () = drain.closing.cancelled() => return,
             next = next => next,
         };
         let connection = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
@@ -99,12 +104,15 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 /// Serves one connection to its end.
 pub async fn serve(
-    gateway: Arc<Gateway>,
+    live: Arc<Live>,
     certificate: Option<Arc<Certificate>>,
     accepted: Accepted<OwnedSemaphorePermit>,
 ) {
     let Accepted { stream, peer, guard } = accepted;
-    let _open = Open::count(&gateway);
+    let (drain, _open) = {
+        let gateway = live.gateway();
+        (Arc::clone(&gateway.drain), Open::count(&gateway))
+    };
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     // Without it an event waits for the client's acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
@@ -113,18 +121,18 @@ pub async fn serve(
             let looked = tokio::select! {
                 looked = tokio::time::timeout(FIRST_HEAD_TIMEOUT, begins_as_http2(&stream)) => looked,
                 // It has asked for nothing yet and may ask another node.
-                () = gateway.drain.closing.cancelled() => return,
+                () = drain.closing.cancelled() => return,
             };
             let stream = Patient::new(stream, WRITE_TIMEOUT);
             match looked {
-                Ok(Ok(false)) => serve_http1(gateway, peer, stream).await,
-                Ok(Ok(true)) => Box::pin(serve_http2(gateway, peer, stream)).await,
+                Ok(Ok(false)) => serve_http1(live, &drain, peer, stream).await,
+                Ok(Ok(true)) => Box::pin(serve_http2(live, &drain, peer, stream)).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended"),
                 Err(_) => tracing::debug!(%peer, "the first request took too long"),
             }
         }
         // Boxed: the session's state would make every plain connection as large.
-        Some(certificate) => Box::pin(secure(gateway, certificate, peer, stream)).await,
+        Some(certificate) => Box::pin(secure(live, &drain, certificate, peer, stream)).await,
     }
     drop(guard);
 }
@@ -145,14 +153,14 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn secure(gateway: Arc<Gateway>, certificate: Arc<Certificate>, peer: SocketAddr, stream: TcpStream) {
+async fn secure(live: Arc<Live>, drain: &Drain, certificate: Arc<Certificate>, peer: SocketAddr, stream: TcpStream) {
     let stream = Patient::new(stream, WRITE_TIMEOUT);
     let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            serve_http2(gateway, peer, stream).await
+            serve_http2(live, drain, peer, stream).await
         }
-        Ok(Ok(stream)) => serve_http1(gateway, peer, stream).await,
+        Ok(Ok(stream)) => serve_http1(live, drain, peer, stream).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
         Err(_) => tracing::debug!(%peer, "tls handshake took too long"),
     }
@@ -160,7 +168,7 @@ async fn secure(gateway: Arc<Gateway>, certificate: Arc<Certificate>, peer: Sock
 
 /// What a connection does with each request; notes that one has come.
 fn service(
-    gateway: Arc<Gateway>,
+    live: Arc<Live>,
     peer: SocketAddr,
     begun: Arc<AtomicBool>,
 ) -> impl Service<
@@ -171,28 +179,28 @@ fn service(
 > {
     service_fn(move |incoming| {
         begun.store(true, Ordering::Relaxed);
-        let gateway = Arc::clone(&gateway);
+        let gateway = live.gateway();
         async move { Ok(request::handle(gateway, peer, incoming).await) }
     })
 }
 
-async fn serve_http1<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
+async fn serve_http1<S>(live: Arc<Live>, drain: &Drain, peer: SocketAddr, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let begun = Arc::new(AtomicBool::new(false));
-    let service = service(Arc::clone(&gateway), peer, Arc::clone(&begun));
+    let service = service(live, peer, Arc::clone(&begun));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, http1::Connection::graceful_shutdown, &gateway, peer, &begun).await;
+    drive(connection, http1::Connection::graceful_shutdown, drain, peer, &begun).await;
 }
 
 /// Runs a connection to its end, gracefully once the node closes, and not at all when its first request does not come.
 async fn drive<C, E>(
     connection: C,
     shut: fn(Pin<&mut C>),
-    gateway: &Gateway,
+    drain: &Drain,
     peer: SocketAddr,
     begun: &AtomicBool,
 ) where
@@ -206,7 +214,7 @@ async fn drive<C, E>(
         tokio::select! {
             biased;
             result = connection.as_mut() => break result,
-            () = gateway.drain.closing.cancelled() => {
+            () = drain.closing.cancelled() => {
                 shut(connection.as_mut());
                 break connection.await;
             }
@@ -224,12 +232,12 @@ async fn drive<C, E>(
     }
 }
 
-async fn serve_http2<S>(gateway: Arc<Gateway>, peer: SocketAddr, stream: S)
+async fn serve_http2<S>(live: Arc<Live>, drain: &Drain, peer: SocketAddr, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let begun = Arc::new(AtomicBool::new(false));
-    let service = service(Arc::clone(&gateway), peer, Arc::clone(&begun));
+    let service = service(live, peer, Arc::clone(&begun));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -238,13 +246,13 @@ where
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, http2::Connection::graceful_shutdown, &gateway, peer, &begun).await;
+    drive(connection, http2::Connection::graceful_shutdown, drain, peer, &begun).await;
 }
 
 struct Open(metrics::Gauge);
 
 impl Open {
-    fn count(gateway: &Gateway) -> Self {
+    fn count(gateway: &crate::gateway::Gateway) -> Self {
         let gauge = gateway.metrics.connections.clone();
         gauge.increment(1.0);
         Self(gauge)

@@ -145,8 +145,9 @@ pub struct Metrics {
     /// By route, for those that have a cache.
     cache: Vec<Vec<Counter>>,
     routes: Vec<String>,
-    clients: Vec<String>,
-    models: RwLock<HashMap<String, usize>>,
+    clients: Vec<Arc<str>>,
+    /// The same through all configurations.
+    models: Arc<RwLock<HashMap<String, usize>>>,
     series: RwLock<HashMap<SeriesKey, Arc<Series>>>,
 }
 
@@ -168,12 +169,10 @@ pub struct Series {
 }
 
 impl Metrics {
-    /// Registers the series of `config`.
-    pub fn new(config: &Config) -> Self {
+    /// Registers the series of `config`. Those of the configuration `before` go on where names have stayed.
+    pub fn new(config: &Config, before: Option<&Self>) -> Self {
         gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION"), "config_hash" => config.hash.clone(), "node" => config.node.name.clone())
             .set(1.0);
-        gauge!("tidegate_config_last_reload_successful").set(1.0);
-        gauge!("tidegate_config_last_reload_timestamp_seconds").set(crate::clock::unix_seconds());
         Self {
             in_flight: gauge!("tidegate_in_flight_requests"),
             queued: gauge!("tidegate_queued_requests"),
@@ -183,8 +182,8 @@ impl Metrics {
             overhead: histogram!("tidegate_overhead_seconds"),
             cache: config.routes.iter().map(cache_counters).collect(),
             routes: config.routes.iter().map(|r| r.name.clone()).collect(),
-            clients: config.clients.iter().flatten().map(|c| c.name.clone()).collect(),
-            models: RwLock::default(),
+            clients: config.clients.iter().flatten().map(|c| c.name.as_str().into()).collect(),
+            models: before.map(|before| Arc::clone(&before.models)).unwrap_or_default(),
             series: RwLock::default(),
         }
     }
@@ -200,7 +199,7 @@ impl Metrics {
             return Arc::clone(series);
         }
         let route = self.routes.get(key.0).cloned().unwrap_or_default();
-        let client = self.clients.get(key.1).cloned().unwrap_or_default();
+        let client = self.client_name(client).to_string();
         let model = match model {
             Some(_) if key.2 == MODELS_MAX => OTHER.to_owned(),
             Some(model) => model.to_owned(),
@@ -227,6 +226,11 @@ impl Metrics {
         });
         let mut table = self.series.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(table.entry(key).or_insert(series))
+    }
+
+    /// The name of a client's index; empty for none.
+    pub fn client_name(&self, client: Option<usize>) -> Arc<str> {
+        client.and_then(|client| self.clients.get(client)).cloned().unwrap_or_default()
     }
 
     /// The name of a model's number.

@@ -13,6 +13,7 @@ use tidegate_store::usage::{Amount, Entry};
 use tidegate_wire::answer::Usage;
 
 use crate::gateway::Gateway;
+use crate::live::Live;
 
 /// How often the store is told.
 const TELL: Duration = Duration::from_secs(1);
@@ -20,8 +21,8 @@ const WITHIN: Duration = Duration::from_millis(500);
 /// Rows told at once: what one script of the store takes, so that each call is added whole or not at all.
 const AT_ONCE: usize = 256;
 
-/// Index of the client, `usize::MAX` for none, and number of the model.
-type Who = (usize, usize);
+/// Name of the client, empty for none, and number of the model: what is owed outlives the configuration it was used under.
+type Who = (Arc<str>, usize);
 
 /// The book of one node.
 #[derive(Debug, Default)]
@@ -43,9 +44,9 @@ fn add(to: &mut Amount, more: Amount) {
 
 impl Book {
     /// Adds what a request used; `model` by its number among the metrics.
-    pub fn add(&self, client: Option<usize>, model: usize, usage: Usage, micro_usd: f64) {
+    pub fn add(&self, client: Arc<str>, model: usize, usage: Usage, micro_usd: f64) {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = rows.entry((client.unwrap_or(usize::MAX), model)).or_default();
+        let row = rows.entry((client, model)).or_default();
         row.micro_usd += micro_usd;
         let Usage { prompt, completion, cached } = usage;
         add(&mut row.owed, Amount { requests: 1, prompt, completion, cached, micro_usd });
@@ -55,14 +56,14 @@ impl Book {
     pub fn render(&self, gateway: &Gateway) -> String {
         let mut rows: Vec<(Who, f64)> = {
             let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            rows.iter().map(|(who, row)| (*who, row.micro_usd)).collect()
+            rows.iter().map(|(who, row)| (who.clone(), row.micro_usd)).collect()
         };
-        rows.sort_unstable_by_key(|(who, _)| *who);
+        rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut text = String::from(
             "# HELP tidegate_cost_usd_total What answers cost by the configured prices\n# TYPE tidegate_cost_usd_total counter\n",
         );
         for ((client, model), micro_usd) in rows {
-            let (client, model) = (name(gateway, client), gateway.metrics.model_name(model));
+            let model = gateway.metrics.model_name(model);
             let usd = micro_usd / 1e6;
             // Writing into a String cannot fail.
             let _ = writeln!(
@@ -78,20 +79,20 @@ impl Book {
     fn take(&self) -> Vec<(Who, Amount)> {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let owing = rows.iter_mut().filter(|(_, row)| row.owed != Amount::default());
-        owing.map(|(who, row)| (*who, std::mem::take(&mut row.owed))).collect()
+        owing.map(|(who, row)| (who.clone(), std::mem::take(&mut row.owed))).collect()
     }
 
     fn give_back(&self, taken: &[(Who, Amount)]) {
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (who, amount) in taken {
-            add(&mut rows.entry(*who).or_default().owed, *amount);
+            add(&mut rows.entry(who.clone()).or_default().owed, *amount);
         }
     }
 
     /// Tells the store what is owed; what it did not take is owed on.
     pub async fn tell(&self, gateway: &Gateway) {
         let entry = |((client, model), amount): &(Who, Amount)| Entry {
-            client: name(gateway, *client),
+            client: client.to_string(),
             model: gateway.metrics.model_name(*model),
             amount: *amount,
         };
@@ -123,17 +124,13 @@ impl Book {
 }
 
 /// Tells the store for as long as the process lives.
-pub async fn keep(gateway: Arc<Gateway>) {
+pub async fn keep(live: Arc<Live>) {
     let mut tick = tokio::time::interval(TELL);
     loop {
         tick.tick().await;
+        let gateway = live.gateway();
         gateway.usage.tell(&gateway).await;
     }
-}
-
-fn name(gateway: &Gateway, client: usize) -> String {
-    let clients = gateway.config.clients.as_deref().unwrap_or_default();
-    clients.get(client).map(|client| client.name.clone()).unwrap_or_default()
 }
 
 /// A label's value.

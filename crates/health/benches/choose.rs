@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_config::used::{Choice, Health};
-use tidegate_health::registry::{Ask, Chosen, PathSetup, Registry, RouteSetup, Setup, UpstreamSetup};
+use tidegate_health::registry::{Ask, Chosen, EgressSetup, PathSetup, Registry, RouteSetup, Setup, UpstreamSetup};
 
 const CHOICES: u64 = 500_000;
 const ROUNDS: usize = 11;
@@ -16,7 +16,7 @@ const ROUNDS: usize = 11;
 fn registry(paths: usize, now: Instant) -> Arc<Registry> {
     let setup = Setup {
         paths: (0..paths)
-            .map(|n| PathSetup { name: format!("u{n}@direct"), upstream: n, egress: 0, probed: true })
+            .map(|n| PathSetup { name: format!("u{n}@direct"), upstream: n, egress: 0, probed: true, was: None })
             .collect(),
         upstreams: (0..paths)
             .map(|n| UpstreamSetup {
@@ -24,16 +24,17 @@ fn registry(paths: usize, now: Instant) -> Arc<Registry> {
                 rules: Arc::new(Health::default()),
                 local: false,
                 weight: 1.0,
+                was: None,
             })
             .collect(),
-        egress: vec!["direct".to_owned()],
+        egress: vec![EgressSetup { name: "direct".to_owned(), was: None }],
         routes: vec![RouteSetup {
             paths: (0..paths).collect(),
             fallback: vec![vec![0]],
             choice: Choice::default(),
         }],
     };
-    let registry = Arc::new(Registry::new(setup, Box::new(|_| {}), now));
+    let registry = Arc::new(Registry::new(setup, Arc::new(|_| {}), now));
     let model = registry.model(Some("gpt-4o"));
     for path in 0..paths {
         for n in 0..20 {

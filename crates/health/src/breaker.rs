@@ -332,6 +332,21 @@ impl Breaker {
         (waits && self.probes_failed == 0).then(|| self.go(State::Ramping, Reason::Fleet, evidence, now))
     }
 
+    /// Nothing is known of what it stands for, and users have others: it begins on the ramp.
+    pub fn begin(&mut self, now: Instant) -> Transition {
+        self.go(State::Ramping, Reason::New, String::new(), now)
+    }
+
+    /// Goes on by other rules, wherever it stands.
+    pub fn rule(&mut self, rules: Arc<Health>, local: bool, now: Instant) {
+        if rules.breaker.window != self.rules.breaker.window {
+            let window = rules.breaker.window;
+            self.firsts = Window::new(window, now);
+            self.ends = Window::new(window * 2, now);
+        }
+        (self.rules, self.local) = (rules, local);
+    }
+
     /// An operator takes it out (`Disabled`), opens it, closes it, or (`None`) hands it back to the machine, which
     /// then ramps it up.
     pub fn force(&mut self, state: Option<State>, now: Instant) -> Option<Transition> {

@@ -3,19 +3,23 @@
 //! Owns a gate per path and per model of an upstream, the estimates of every model over every path, and the
 //! division of each route's traffic. Requests read atomics; outcomes take one short lock each; what must happen
 //! without any request (rests that end, ramps that rise, shares that shift) happens in `tick`.
+//! A registry stands for one configuration; the next one takes over what is known of all that has stayed (`handover`).
 //! Not here: sending (the gateway), one breaker's rules (`breaker`), the division itself (`tidegate_router::share`).
 
 mod choose;
 mod fleet;
 mod flight;
+mod handover;
 mod probe;
 mod setup;
 mod shadow;
 mod status;
+
 mod tick;
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tidegate_config::used::{Choice, Health};
@@ -32,7 +36,7 @@ pub use choose::{Ask, Chosen, DivisionStatus, Part, Trickle};
 pub use fleet::{PeerSays, Report, Said, SubjectName};
 pub use flight::Flight;
 pub use probe::Reached;
-pub use setup::{PathSetup, RouteSetup, Setup, UpstreamSetup};
+pub use setup::{EgressSetup, PathSetup, RouteSetup, Setup, UpstreamSetup};
 pub use shadow::{MadeUp, Shadow};
 pub use status::{EgressStatus, ModelStatus, PathStatus};
 
@@ -57,7 +61,7 @@ pub struct Event {
 }
 
 /// Told of every transition, under no lock.
-pub type Observer = Box<dyn Fn(&Event) + Send + Sync>;
+pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// The registry.
 pub struct Registry {
@@ -65,7 +69,7 @@ pub struct Registry {
     upstreams: Vec<UpstreamHealth>,
     egress: Vec<EgressHealth>,
     routes: Vec<RouteHealth>,
-    models: Models,
+    models: Arc<Models>,
     observer: Observer,
     /// Breakers that want copies of requests, so that a request looks no further when there are none.
     recovering: AtomicU32,
@@ -73,6 +77,9 @@ pub struct Registry {
     /// Never held while a gate is.
     fleet: Mutex<fleet::Shared>,
     born: Instant,
+    /// The one in force, shared by all that have followed each other: what is noted here after another has taken over
+    /// is noted there. Empty until then.
+    latest: Arc<Mutex<Weak<Self>>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -81,11 +88,17 @@ impl std::fmt::Debug for Registry {
     }
 }
 
+/// A path in this configuration.
 struct PathHealth {
     name: String,
     upstream: usize,
     egress: usize,
     probed: bool,
+    known: Arc<PathKnown>,
+}
+
+/// What is known of a path, whatever the configuration.
+struct PathKnown {
     gate: Gate,
     cells: Vec<OnceLock<Box<Cell>>>,
     /// Time of a probe there and back. Written by its prober alone.
@@ -105,21 +118,45 @@ struct PathHealth {
     answers_probes: AtomicBool,
     /// The last probe that was.
     reached: Mark,
+    /// The last probe that was sent.
+    asked: Mark,
 }
 
+impl Deref for PathHealth {
+    type Target = PathKnown;
+
+    fn deref(&self) -> &PathKnown {
+        &self.known
+    }
+}
+
+/// An upstream in this configuration.
 struct UpstreamHealth {
     name: String,
     rules: Arc<Health>,
     local: bool,
     weight: f64,
+    known: Arc<UpstreamKnown>,
+}
+
+/// What is known of an upstream, whatever the configuration.
+struct UpstreamKnown {
     services: Vec<OnceLock<Box<Service>>>,
     others: AtomicBool,
+}
+
+impl Deref for UpstreamHealth {
+    type Target = UpstreamKnown;
+
+    fn deref(&self) -> &UpstreamKnown {
+        &self.known
+    }
 }
 
 /// A model of an upstream, whichever way.
 struct Service {
     gate: Gate,
-    reasoning: bool,
+    reasoning: AtomicBool,
     /// By kind. Held while a sample is added or a percentile read.
     baselines: Mutex<[Baseline; KINDS]>,
     used: Mark,
@@ -137,7 +174,7 @@ struct Service {
 
 struct EgressHealth {
     name: String,
-    state: Mutex<EgressState>,
+    state: Arc<Mutex<EgressState>>,
 }
 
 #[derive(Default)]
@@ -146,14 +183,18 @@ struct EgressState {
     latency: Option<Duration>,
     failed: u32,
     detail: String,
+    tried: Option<Instant>,
 }
 
 struct RouteHealth {
     paths: Vec<usize>,
     fallback: Vec<Vec<usize>>,
     choice: Choice,
-    choosers: Vec<OnceLock<Box<choose::Chooser>>>,
+    choosers: Choosers,
 }
+
+/// By model. Routes with the same paths in the same order divide alike, so the next configuration's route takes them over.
+type Choosers = Arc<[OnceLock<Box<choose::Chooser>>]>;
 
 fn table<T>() -> Vec<OnceLock<Box<T>>> {
     (0..models::TABLE).map(|_| OnceLock::new()).collect()
@@ -163,66 +204,7 @@ impl Registry {
     /// All closed. Nothing is known yet.
     #[must_use]
     pub fn new(setup: Setup, observer: Observer, now: Instant) -> Self {
-        let Setup { paths, upstreams, egress, routes } = setup;
-        let rules_of =
-            |upstream: usize| upstreams.get(upstream).map(|u| Arc::clone(&u.rules)).unwrap_or_default();
-        let paths = paths.into_iter().map(|path| {
-            let breaker = Breaker::new(
-                rules_of(path.upstream),
-                upstreams.get(path.upstream).is_some_and(|u| u.local),
-                fastrand::u64(..),
-                now,
-            );
-            PathHealth {
-                name: path.name,
-                upstream: path.upstream,
-                egress: path.egress,
-                probed: path.probed,
-                gate: Gate::new(breaker),
-                cells: table(),
-                network: Mutex::default(),
-                good: Mark::new(now),
-                bad: Mark::new(now),
-                bad_in_a_row: AtomicU32::new(0),
-                failed: Mark::new(now),
-                used: Mark::new(now),
-                suspect: Notify::new(),
-                others: AtomicBool::new(false),
-                trickling: AtomicU32::new(0),
-                answers_probes: AtomicBool::new(false),
-                reached: Mark::new(now),
-            }
-        });
-        let routes = routes.into_iter().map(|route| RouteHealth {
-            paths: route.paths,
-            fallback: route.fallback,
-            choice: route.choice,
-            choosers: table(),
-        });
-        let registry = Self {
-            paths: paths.collect(),
-            routes: routes.collect(),
-            egress: egress.into_iter().map(|name| EgressHealth { name, state: Mutex::default() }).collect(),
-            upstreams: upstreams
-                .into_iter()
-                .map(|upstream| UpstreamHealth {
-                    name: upstream.name,
-                    rules: upstream.rules,
-                    local: upstream.local,
-                    weight: upstream.weight,
-                    services: table(),
-                    others: AtomicBool::new(false),
-                })
-                .collect(),
-            models: Models::default(),
-            observer,
-            recovering: AtomicU32::new(0),
-            cut_off: AtomicBool::new(false),
-            fleet: Mutex::default(),
-            born: now,
-        };
-        registry.look_around();
-        registry
+        Self::build(setup, observer, None, now)
     }
 
     /// The number of a model, for all calls below.
@@ -261,7 +243,7 @@ impl Registry {
         now: Instant,
     ) -> Option<Duration> {
         let service = self.service_of(path, model)?;
-        if service.reasoning {
+        if service.reasons() {
             return None;
         }
         service.p95(kind, size, now)
@@ -363,13 +345,11 @@ impl Registry {
     fn service(&self, upstream: usize, model: usize, now: Instant) -> Option<&Service> {
         let health = self.upstreams.get(upstream)?;
         let make = || {
-            let name = self.models.name(model);
-            let reasoning =
-                name.is_some_and(|name| health.rules.reasoning_models.iter().any(|glob| glob.matches(&name)));
+            let reasoning = self.is_reasoning(model, &health.rules);
             let breaker = Breaker::new(Arc::clone(&health.rules), health.local, fastrand::u64(..), now);
             Box::new(Service {
                 gate: Gate::new(breaker),
-                reasoning,
+                reasoning: AtomicBool::new(reasoning),
                 baselines: Mutex::new([Baseline::new(now), Baseline::new(now)]),
                 used: Mark::new(now),
                 good: Mark::new(now),
@@ -381,6 +361,11 @@ impl Registry {
             })
         };
         health.services.get(model).map(|slot| &**slot.get_or_init(make))
+    }
+
+    fn is_reasoning(&self, model: usize, rules: &Health) -> bool {
+        let name = self.models.name(model);
+        name.is_some_and(|name| rules.reasoning_models.iter().any(|glob| glob.matches(&name)))
     }
 
     fn cell(&self, path: usize, model: usize, now: Instant) -> Option<&Cell> {
@@ -430,7 +415,11 @@ impl Registry {
 
     /// Tells of a transition and lets those go who wait behind what has just opened.
     fn note(&self, subject: Subject, change: Option<Transition>) {
-        let Some(transition) = change else { return };
+        let Some(mut transition) = change else { return };
+        if let Some(heir) = self.heir() {
+            let Some(mine) = self.pass_on(subject, transition, &heir) else { return };
+            transition = mine;
+        }
         let (name, model, gate) = match subject {
             Subject::Path(path) => {
                 let Some(health) = self.paths.get(path) else { return };
@@ -487,6 +476,10 @@ impl Registry {
 }
 
 impl Service {
+    fn reasons(&self) -> bool {
+        self.reasoning.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     fn slowest_p95(&self, kind: usize, now: Instant) -> Option<Duration> {
         let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         baselines.get_mut(kind)?.slowest_p95(now)

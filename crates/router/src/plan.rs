@@ -173,6 +173,16 @@ impl<'a> Plan<'a> {
         self.choose(around, None)
     }
 
+    /// What was being waited for may not be asked any more: what else is left, at once. Its try is given back and nothing
+    /// is paid again. Who asks `candidate` all the same says so by [`Plan::also`].
+    pub fn instead(&mut self, candidate: Candidate, around: &mut impl Surroundings) -> Next {
+        self.attempts = self.attempts.saturating_sub(1);
+        if let Some(tried) = self.tried.iter_mut().find(|tried| tried.candidate == candidate) {
+            tried.times = tried.times.saturating_sub(1);
+        }
+        self.choose(around, None)
+    }
+
     /// Another path is tried beside the one under way, or took over from it.
     pub fn also(&mut self, candidate: Candidate) {
         self.begin(candidate);

@@ -159,7 +159,7 @@ pub(crate) fn between(
 }
 
 /// As it would be written in the file, in the largest unit that leaves no rest.
-fn spelt_time(time: Duration) -> String {
+pub(crate) fn spelt_time(time: Duration) -> String {
     let unit = |seconds: u64| time.subsec_nanos() == 0 && time.as_secs().is_multiple_of(seconds);
     match time.as_secs() {
         0 => format!("{}ms", time.as_millis()),
@@ -192,7 +192,7 @@ pub(crate) fn size(
 }
 
 /// As it would be written in the file, in the largest unit that leaves no rest.
-fn spelt(bytes: u64) -> String {
+pub(crate) fn spelt(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let unit = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
     let (unit, bits) = unit.unwrap_or(("B", 0));

@@ -72,7 +72,7 @@ pub struct Timeouts {
 }
 
 /// `pool:`
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
     /// Idle connections kept per path.
     pub max_idle: usize,

@@ -33,6 +33,7 @@ pub fn of(gateway: &Gateway) -> Value {
             "draining": gateway.drain.is_draining(),
             "cut_off": gateway.health.is_cut_off(),
         },
+        "config": gateway.reloads.status(&config.hash),
         "store": {
             "kind": gateway.store.kind(),
             "state": if gateway.store.is_up() { "up" } else { "down" },

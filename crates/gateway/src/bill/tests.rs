@@ -18,7 +18,7 @@ fn gateway(more: &str) -> Arc<Gateway> {
     let file = format!("{FILE}{more}");
     let config =
         tidegate_config::parse("f", file.as_bytes(), &BTreeMap::new(), Purpose::Serve).unwrap().config;
-    Arc::new(Gateway::new(config).unwrap())
+    Arc::new(Gateway::new(config, crate::reload::Record::new(None)).unwrap())
 }
 
 fn answered(usage: Option<Usage>, emitted: u64) -> Trail {

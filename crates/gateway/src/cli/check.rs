@@ -1,6 +1,9 @@
-//! `tidegate check`: says whether a node could serve with this file, and every reason why not.
+//! `tidegate check`: says whether a node could serve with this file, and every reason why not; on request also what
+//! it would change on a running node.
 //!
 //! Owns how the file's name is found, too, for the commands that only read it.
+
+mod against;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -16,12 +19,15 @@ pub const FILE_DEFAULT: &str = "tidegate.yaml";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tidegate check --config tidegate.yaml\n  TIDEGATE_CONFIG=/etc/tidegate/tidegate.yaml tidegate check\n\nEach fault is one line on stderr, FILE:LINE:COLUMN: what is wrong, what is meant. What can be\nused but is hardly meant is a line with `warning:`, and stops nothing. A secret that is absent here is such a\nwarning, because whoever checks a file need not hold the keys; `serve` needs it.\nExit status: 0 when the file is sound, 2 when it is not."
+    after_help = "Examples:\n  tidegate check --config tidegate.yaml\n  TIDEGATE_CONFIG=/etc/tidegate/tidegate.yaml tidegate check\n  tidegate check --config tidegate.yaml --against http://127.0.0.1:9090\n\nEach fault is one line on stderr, FILE:LINE:COLUMN: what is wrong, what is meant. What can be\nused but is hardly meant is a line with `warning:`, and stops nothing. A secret that is absent here is such a\nwarning, because whoever checks a file need not hold the keys; `serve` needs it.\n\n--against prints what the file would change on a running node: `~` another value, `+` new, `-` gone. Variables are\nfilled in from this shell, not from the node's.\n\nExit status: 0 when the file is sound, 1 when the node cannot be asked, 2 when the file is not sound."
 )]
 pub struct Args {
     /// The configuration
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG", default_value = FILE_DEFAULT, value_parser = ConfigFile)]
     config: PathBuf,
+    /// Admin address of a running node, as http://127.0.0.1:9090: print what this file would change there
+    #[arg(long, value_name = "URL", value_parser = against::target)]
+    against: Option<against::Target>,
 }
 
 /// The path of a configuration. A variable that is set to nothing, as compose files leave it, is as unset; an empty
@@ -62,7 +68,19 @@ pub fn run(args: Args) -> ExitCode {
     match result {
         Ok(loaded) => {
             print_warnings(&loaded.warnings, &mut stderr);
-            printed(writeln!(io::stdout().lock(), "ok"), &mut stderr)
+            let mut stdout = io::stdout().lock();
+            let written = writeln!(stdout, "ok");
+            let Some(target) = args.against else { return printed(written, &mut stderr) };
+            match against::ask(&target) {
+                Ok(running) => {
+                    let mut told = || against::tell(&running, &loaded.config.effective, &mut stdout);
+                    printed(written.and_then(|()| told()), &mut stderr)
+                }
+                Err(error) => {
+                    let _ = writeln!(stderr, "tidegate check: {target} cannot be asked: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         // Last stands what has to change before anything works.
         Err(faults) => {

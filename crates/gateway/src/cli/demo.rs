@@ -54,7 +54,7 @@ fn play(args: &Args, format: Option<Format>) -> anyhow::Result<()> {
     super::serve::prepare(&loaded.config, format)?;
     control.block_on(async {
         let (first, second) = super::serve::signals()?;
-        let node = Node::start(loaded.config, crate::metrics::install()?).await.map_err(|error| {
+        let node = Node::start(loaded.config, None, crate::metrics::install()?).await.map_err(|error| {
             anyhow::anyhow!("{error:#}; choose other addresses with --listen and --admin")
         })?;
         let (address, admin) = (node.address, node.admin_address);

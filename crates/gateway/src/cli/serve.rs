@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::check::{ConfigFile, FILE_DEFAULT};
 use crate::log::{self, Format};
 use crate::node::Node;
+use crate::reload::{Reads, Trigger};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  tidegate serve --config tidegate.yaml\n  TIDEGATE_CONFIG=/etc/tidegate/tidegate.yaml tidegate serve --log-format json\n\nSIGTERM drains: unready at once, new connections for listen.drain_grace, running requests for listen.drain_timeout.\nA second signal shortens that to 5 s."
+    after_help = "Examples:\n  tidegate serve --config tidegate.yaml\n  TIDEGATE_CONFIG=/etc/tidegate/tidegate.yaml tidegate serve --log-format json\n\nSIGTERM drains: unready at once, new connections for listen.drain_grace, running requests for listen.drain_timeout.\nA second signal shortens that to 5 s.\nSIGHUP, and any change of the file, reads it again; a faulty one changes nothing."
 )]
 pub struct Args {
     /// The configuration
@@ -25,7 +26,8 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, format: Option<Format>) -> ExitCode {
-    let loaded = match tidegate_config::load(&args.config, Purpose::Serve) {
+    let reads = Reads::default();
+    let loaded = match tidegate_config::load_with(&args.config, &reads, Purpose::Serve) {
         Ok(loaded) => loaded,
         Err(faults) => {
             let _ = writeln!(std::io::stderr().lock(), "{faults}");
@@ -36,7 +38,7 @@ pub fn run(args: Args, format: Option<Format>) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let result = prepared.and_then(|runtime| runtime.block_on(serve(loaded.config)));
+    let result = prepared.and_then(|runtime| runtime.block_on(serve(loaded.config, args.config, reads)));
     log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,17 +94,18 @@ pub fn signals() -> anyhow::Result<(CancellationToken, CancellationToken)> {
     Ok(tokens)
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, file: PathBuf, reads: Reads) -> anyhow::Result<()> {
     let (first, second) = signals()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::warn!(
-                "the configuration is not read again while running: restart the node to change it"
-            );
-        }
-    });
-    let node = Node::start(config, crate::metrics::install()?).await?;
+    let node = Node::start(config, Some((file, reads)), crate::metrics::install()?).await?;
+    if let Some(reloader) = node.reloader.clone() {
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                // Its faults are in the log and on the status page.
+                let _ = reloader.reload(Trigger::Signal).await;
+            }
+        });
+    }
     tracing::info!(address = %node.address, admin = %node.admin_address, "listening");
     node.run(first, second).await;
     Ok(())

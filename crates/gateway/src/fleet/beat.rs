@@ -11,9 +11,10 @@ use tidegate_health::registry::PeerSays;
 use tidegate_store::fleet::{Beat, Cooldown};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Fleet, Heard, LIVES, Peer, WITHIN, Word, upstreams};
+use super::{Fleet, Heard, LIVES, Peer, WITHIN, Word};
 use crate::gateway::Gateway;
 use crate::health::now;
+use crate::live::Live;
 
 /// From one word to the next, give or take a fifth.
 const BEAT: Duration = Duration::from_secs(1);
@@ -37,10 +38,10 @@ struct Memory {
 }
 
 impl Fleet {
-    pub(super) async fn beats(&self, gateway: &Gateway) {
+    pub(super) async fn beats(&self, live: &Live) {
         let mut memory = Memory::default();
         loop {
-            self.beat(gateway, &mut memory).await;
+            self.beat(&live.gateway(), &mut memory).await;
             self.count_nodes();
             sleep(BEAT_LEAST).await;
             let rest = BEAT.mul_f64(0.8 + 0.4 * fastrand::f64()).saturating_sub(BEAT_LEAST);
@@ -58,13 +59,13 @@ impl Fleet {
                 memory.lost = 0;
                 self.hear(gateway, &fleet.nodes, sent, memory);
                 for Cooldown { name, left } in fleet.cooldowns.iter().take(COOLDOWNS_MAX) {
-                    for upstream in upstreams(gateway) {
+                    for upstream in &gateway.upstreams {
                         upstream.keys.apply(name, *left, Instant::now());
                     }
                 }
                 // The store was away, or has lost what it held.
                 if !memory.in_touch || memory.epoch != fleet.epoch {
-                    for upstream in upstreams(gateway) {
+                    for upstream in &gateway.upstreams {
                         for rest in upstream.keys.running(Instant::now()) {
                             let _ = self.tell.try_send(rest);
                         }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Fleet, LIVES, WITHIN};
 use crate::gateway::Gateway;
+use crate::live::Live;
 
 /// How often it is looked what is to be leased.
 const LOOK: Duration = Duration::from_millis(250);
@@ -63,10 +64,10 @@ pub(super) fn name_of(subject: &SubjectName) -> String {
 }
 
 impl Fleet {
-    pub(super) async fn leases(&self, gateway: &Gateway) {
+    pub(super) async fn leases(&self, live: &Live) {
         loop {
             if self.is_in_touch() {
-                self.lease(gateway).await;
+                self.lease(&live.gateway()).await;
             }
             sleep(LOOK.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         }

@@ -9,6 +9,7 @@ pub mod probe;
 pub mod shadow;
 pub mod spending;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,15 +20,18 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Starts all tasks; they live as long as the runtime.
+/// Starts what works for one configuration; it ends when another has taken its place.
 pub fn start(gateway: &Arc<Gateway>) {
-    tokio::spawn(Arc::clone(&gateway.health).run(now));
+    let spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let replaced = gateway.replaced.clone();
+        tokio::spawn(async move { replaced.run_until_cancelled(task).await });
+    };
+    spawn(Box::pin(Arc::clone(&gateway.health).run(now)));
     for path in &gateway.paths {
-        tokio::spawn(probe::watch_path(Arc::clone(gateway), Arc::clone(path)));
+        spawn(Box::pin(probe::watch_path(Arc::clone(gateway), Arc::clone(path))));
     }
     for egress in 0..gateway.config.egress.len() {
-        tokio::spawn(probe::watch_egress(Arc::clone(gateway), egress));
+        spawn(Box::pin(probe::watch_egress(Arc::clone(gateway), egress)));
     }
-    tokio::spawn(shadow::make_up(Arc::clone(gateway)));
-    tokio::spawn(Arc::clone(&gateway.fleet).run(Arc::clone(gateway)));
+    spawn(Box::pin(shadow::make_up(Arc::clone(gateway))));
 }

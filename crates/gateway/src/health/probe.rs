@@ -28,11 +28,12 @@ const ANSWER_MAX: usize = 4 * 1024 * 1024;
 const EGRESS_INTERVAL: Duration = Duration::from_secs(10);
 const EGRESS_SOON: Duration = Duration::from_secs(1);
 
-/// Probes one path for as long as the process lives.
+/// Probes one path for as long as its configuration is in force. A path that was probed under the one before is due when
+/// it would have been.
 pub async fn watch_path(gateway: Arc<Gateway>, path: Arc<Path>) {
     let (Some(probe), Some(aside)) = (path.upstream.config.probe.clone(), &path.aside) else { return };
     loop {
-        let sent = Instant::now();
+        gateway.health.probe_due(path.index, probe.interval, now).await;
         match one(aside, &probe).await {
             Some(result) => {
                 if let Err(why) = &result {
@@ -43,7 +44,6 @@ pub async fn watch_path(gateway: Arc<Gateway>, path: Arc<Path>) {
             }
             None => path.metrics.probe_skipped(),
         }
-        gateway.health.probe_due(path.index, probe.interval, sent.into_std(), now).await;
     }
 }
 
@@ -132,7 +132,7 @@ fn request(path: &Path, key: usize, rest: &str, h2: bool) -> Result<Request<Full
     Ok(request)
 }
 
-/// Tries one egress for as long as the process lives: a handshake through it to the address of an upstream that
+/// Tries one egress for as long as its configuration is in force: a handshake through it to the address of an upstream that
 /// uses it. An upstream that cannot be reached behind it says nothing while another can.
 pub async fn watch_egress(gateway: Arc<Gateway>, egress: usize) {
     let name = gateway.config.egress.get(egress).map(|e| e.name.clone()).unwrap_or_default();
@@ -142,6 +142,9 @@ pub async fn watch_egress(gateway: Arc<Gateway>, egress: usize) {
     let Some(interval) = probes.map(|probe| probe.interval * 2).min() else { return };
     let (interval, soon) = (interval.min(EGRESS_INTERVAL), interval.min(EGRESS_SOON));
     let mut first = 0;
+    if let Some(since) = gateway.health.egress_tried(egress, now()) {
+        tokio::time::sleep(interval.saturating_sub(since)).await;
+    }
     loop {
         let mut reached = Reached::No("not tried".to_owned());
         for turn in 0..paths.len() {

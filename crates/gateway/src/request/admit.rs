@@ -26,7 +26,8 @@ pub const BODY_UNIT: usize = 64 * 1024;
 pub struct Admission {
     bodies: Arc<Semaphore>,
     places: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
+    in_flight: usize,
     queue: usize,
     queue_timeout: Duration,
     queued: Gauge,
@@ -38,11 +39,40 @@ impl Admission {
         Self {
             bodies: Arc::new(Semaphore::new(BODIES_MAX / BODY_UNIT)),
             places: Arc::new(Semaphore::new(limit.in_flight.min(Semaphore::MAX_PERMITS))),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
+            in_flight: limit.in_flight.min(Semaphore::MAX_PERMITS),
             queue: limit.queue,
             queue_timeout: limit.queue_timeout,
             queued,
         }
+    }
+
+    /// The same places under another bound, which holds from [`Admission::resize`] on.
+    pub fn next(&self, limit: NodeLimit) -> Self {
+        Self {
+            bodies: Arc::clone(&self.bodies),
+            places: Arc::clone(&self.places),
+            waiting: Arc::clone(&self.waiting),
+            in_flight: limit.in_flight.min(Semaphore::MAX_PERMITS),
+            queue: limit.queue,
+            queue_timeout: limit.queue_timeout,
+            queued: self.queued.clone(),
+        }
+    }
+
+    /// Makes as many places as this bound says of those that `before` had. Where there are to be fewer, those that are
+    /// taken go as they are given back. Must be called inside a runtime.
+    pub fn resize(&self, before: &Self) {
+        if let Some(more) = self.in_flight.checked_sub(before.in_flight) {
+            return self.places.add_permits(more);
+        }
+        let fewer = u32::try_from(before.in_flight - self.in_flight).unwrap_or(u32::MAX);
+        let places = Arc::clone(&self.places);
+        tokio::spawn(async move {
+            if let Ok(taken) = places.acquire_many_owned(fewer).await {
+                taken.forget();
+            }
+        });
     }
 
     /// Room for the part of a body above what is `held`, given back when dropped; `None` where none is needed yet.
@@ -113,6 +143,27 @@ pub async fn admit(accepted: &mut Accepted, parsed: Parsed) -> Result<Admitted, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn another_bound_holds_for_what_comes_and_what_runs_goes_on() {
+        let limit = |in_flight| NodeLimit { in_flight, queue: 0, queue_timeout: Duration::from_secs(1) };
+        let two = Admission::new(limit(2), Gauge::noop());
+        let places = [two.enter().await.unwrap(), two.enter().await.unwrap()];
+        let three = two.next(limit(3));
+        three.resize(&two);
+        let third = three.enter().await.unwrap();
+        assert!(three.enter().await.is_err());
+        let one = three.next(limit(1));
+        one.resize(&three);
+        tokio::task::yield_now().await;
+        drop(third);
+        tokio::task::yield_now().await;
+        assert!(one.enter().await.is_err(), "two still run");
+        drop(places);
+        tokio::task::yield_now().await;
+        let _place = one.enter().await.unwrap();
+        assert!(one.enter().await.is_err());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_queue_is_bounded_in_length_and_time() {

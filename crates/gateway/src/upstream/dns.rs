@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub struct Resolver {
     hosts: HashMap<String, Vec<IpAddr>>,
     /// Guards only the table, never held while asking.
-    known: Mutex<HashMap<String, Known>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +39,13 @@ struct Known {
 impl Resolver {
     /// `hosts` maps lower-case names to the addresses to use without asking anybody.
     pub fn new(hosts: HashMap<String, Vec<IpAddr>>) -> Self {
-        Self { hosts, known: Mutex::default() }
+        Self { hosts, known: Arc::default() }
+    }
+
+    /// Another table, and what was learnt so far.
+    #[must_use]
+    pub fn with_hosts(&self, hosts: HashMap<String, Vec<IpAddr>>) -> Self {
+        Self { hosts, known: Arc::clone(&self.known) }
     }
 
     /// All addresses of `host`, at least one. Cancel-safe. The error is the resolver's own text.

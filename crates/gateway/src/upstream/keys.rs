@@ -10,7 +10,7 @@ mod share;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -37,7 +37,7 @@ pub struct KeyRing {
     keys: Vec<Key>,
     turn: AtomicUsize,
     /// Some key has been put to rest since all were last found awake; else none of their locks is taken.
-    restless: AtomicBool,
+    restless: Arc<AtomicBool>,
     /// `None`: nobody else is told.
     shared: OnceLock<share::Shared>,
 }
@@ -47,7 +47,7 @@ struct Key {
     /// `None`: the upstream wants no key.
     header: Option<HeaderValue>,
     /// A few fields, held for a look or a change, never across an await.
-    rests: Mutex<Rests>,
+    rests: Arc<Mutex<Rests>>,
 }
 
 #[derive(Debug, Default)]
@@ -73,22 +73,26 @@ pub enum Offer {
 }
 
 impl KeyRing {
-    /// The error is the index of a key that cannot stand in a header.
-    pub fn new(keys: &[SecretString]) -> Result<Self, usize> {
+    /// A key that was in the ring `before` goes on resting. The error is the index of a key that cannot stand in a header.
+    pub fn new(keys: &[SecretString], before: Option<&Self>) -> Result<Self, usize> {
+        let rests = |header: Option<&HeaderValue>| {
+            let known = before.and_then(|ring| ring.keys.iter().find(|key| key.header.as_ref() == header));
+            known.map(|key| Arc::clone(&key.rests)).unwrap_or_default()
+        };
         let keys = keys.iter().enumerate().map(|(n, secret)| {
             let mut header =
                 HeaderValue::try_from(format!("Bearer {}", secret.expose_secret())).map_err(|_| n)?;
             header.set_sensitive(true);
-            Ok::<_, usize>(Key { header: Some(header), rests: Mutex::default() })
+            Ok::<_, usize>(Key { rests: rests(Some(&header)), header: Some(header) })
         });
         let mut keys: Vec<Key> = keys.collect::<Result<_, _>>()?;
         if keys.is_empty() {
-            keys.push(Key { header: None, rests: Mutex::default() });
+            keys.push(Key { header: None, rests: rests(None) });
         }
         Ok(Self {
             keys,
             turn: AtomicUsize::new(0),
-            restless: AtomicBool::new(false),
+            restless: before.map(|ring| Arc::clone(&ring.restless)).unwrap_or_default(),
             shared: OnceLock::new(),
         })
     }

@@ -35,21 +35,32 @@ pub struct Upstream {
     /// Its keys.
     pub keys: keys::KeyRing,
     /// What copies of requests cost there today.
-    pub shadows: Spending,
+    pub shadows: Arc<Spending>,
     slots: Arc<Semaphore>,
-    queued: AtomicUsize,
+    queued: Arc<AtomicUsize>,
 }
 
 impl Upstream {
+    /// Takes over what `before`, the same upstream in the configuration before, knows of its keys and has running.
     /// Fails only when a key or the host cannot stand in a header.
-    pub fn new(config: used::Upstream) -> Result<Self, String> {
-        let host = HeaderValue::from_str(&config.base_url.authority).map_err(|_| {
-            format!("upstream `{}`: the host of base_url cannot stand in a header", config.name)
-        })?;
-        let keys = keys::KeyRing::new(&config.keys)
-            .map_err(|n| format!("upstream `{}`: key {} cannot stand in a header", config.name, n + 1))?;
-        let slots = Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { host, keys, shadows: Spending::default(), config, slots, queued: AtomicUsize::new(0) })
+    pub fn new(config: used::Upstream, before: Option<&Self>) -> Result<Self, String> {
+        let host = HeaderValue::from_str(&config.base_url.authority)
+            .map_err(|_| "the host of base_url cannot stand in a header")?;
+        let keys = keys::KeyRing::new(&config.keys, before.map(|before| &before.keys))
+            .map_err(|n| format!("key {} cannot stand in a header", n + 1))?;
+        // Other bounds begin with other places: what runs still has its old one.
+        let places = before.filter(|before| before.config.max_in_flight == config.max_in_flight);
+        Ok(Self {
+            host,
+            keys,
+            shadows: before.map(|before| Arc::clone(&before.shadows)).unwrap_or_default(),
+            slots: places.map_or_else(
+                || Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
+                |before| Arc::clone(&before.slots),
+            ),
+            queued: places.map(|before| Arc::clone(&before.queued)).unwrap_or_default(),
+            config,
+        })
     }
 
     /// A place, if one is free.
@@ -107,7 +118,7 @@ pub struct Path {
     /// Its series.
     pub metrics: PathMetrics,
     /// Attempts running.
-    pub in_flight: AtomicUsize,
+    pub in_flight: Arc<AtomicUsize>,
     /// The same way with connections of its own, for probes and made-up requests: they must neither wait behind
     /// users' requests nor leave connections to another thread's reactor. `None` on such a path itself.
     pub aside: Option<Arc<Path>>,

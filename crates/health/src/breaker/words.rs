@@ -85,6 +85,8 @@ pub enum Reason {
     Fleet,
     /// An operator.
     Operator,
+    /// The configuration has it since just now.
+    New,
 }
 
 impl Reason {
@@ -113,6 +115,7 @@ impl Reason {
             Self::Ramped => "ramped",
             Self::Fleet => "fleet",
             Self::Operator => "operator",
+            Self::New => "new",
         }
     }
 }

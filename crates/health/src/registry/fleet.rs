@@ -85,6 +85,26 @@ pub(super) struct Shared {
     nodes: u32,
 }
 
+impl Shared {
+    /// The same under the numbers of another configuration; what is not in it is forgotten.
+    pub(super) fn renamed(&self, of: impl Fn(Subject) -> Option<Subject>) -> Self {
+        fn keys<V: Clone>(
+            from: &HashMap<Subject, V>,
+            of: impl Fn(Subject) -> Option<Subject>,
+        ) -> HashMap<Subject, V> {
+            from.iter().filter_map(|(subject, value)| Some((of(*subject)?, value.clone()))).collect()
+        }
+        Self {
+            epoch: self.epoch,
+            stands: keys(&self.stands, &of),
+            doubted: self.doubted.iter().filter_map(|subject| of(*subject)).collect(),
+            following: keys(&self.following, &of),
+            leases: self.leases.as_ref().map(|leases| keys(leases, &of)),
+            nodes: self.nodes,
+        }
+    }
+}
+
 /// The last opening or recovery.
 #[derive(Debug, Clone, Copy)]
 struct Stand {
@@ -285,7 +305,7 @@ impl Registry {
             // Whoever hears of it says so.
             (_, Reason::Fleet) => return,
             // An operator means this node; what peers said before is settled.
-            (_, Reason::Operator) | (State::Ramping, Reason::Untriable) => false,
+            (_, Reason::Operator) | (State::Ramping, Reason::Untriable | Reason::New) => false,
             (State::Open, _) => !self.is_cut_off(),
             (State::Ramping, _) => true,
             (State::Closed | State::Shadowing | State::Disabled, _) => return,
@@ -296,7 +316,7 @@ impl Registry {
         shared.stands.insert(subject, Stand { epoch, own, at: change.at });
     }
 
-    fn fleet(&self) -> MutexGuard<'_, Shared> {
+    pub(super) fn fleet(&self) -> MutexGuard<'_, Shared> {
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -121,7 +121,7 @@ impl Flight {
         let lagging = usual.is_some_and(|p95| latency > (p95 * LAGGING).max(recovery.latency_floor * 2));
         // A plain answer takes as long as it is long: what is usual has to be known.
         let slow = match (self.kind, usual) {
-            _ if service.reasoning => None,
+            _ if service.reasons() => None,
             (0, None) => None,
             (0, Some(usual)) => Some(latency > slow_after.max(usual.mul_f64(recovery.max_latency_ratio))),
             _ => Some(latency > slow_after),

@@ -31,9 +31,15 @@ pub enum Reached {
 }
 
 impl Registry {
-    /// Returns when the next probe of a path is due; `last` is when the one before was sent. Cancel-safe.
-    pub async fn probe_due(&self, path: usize, interval: Duration, last: Instant, now: impl Fn() -> Instant) {
+    /// Returns when the next probe of a path is due, the first one at once, and notes that it is sent now. Cancel-safe.
+    pub async fn probe_due(&self, path: usize, interval: Duration, now: impl Fn() -> Instant) {
         let Some(health) = self.paths.get(path) else { return std::future::pending().await };
+        self.until_due(health, interval, &now).await;
+        health.asked.set(now());
+    }
+
+    async fn until_due(&self, health: &super::PathHealth, interval: Duration, now: impl Fn() -> Instant) {
+        let Some(elapsed) = health.asked.since(now()) else { return };
         let soon = interval.min(SOON);
         let wait = {
             let state = health.gate.view().state;
@@ -50,12 +56,12 @@ impl Registry {
             }
         };
         let wait = wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64());
-        let elapsed = now().saturating_duration_since(last);
+        let asked = now().checked_sub(elapsed).unwrap_or_else(&now);
         tokio::select! {
             () = tokio::time::sleep(wait.saturating_sub(elapsed)) => {}
             () = async {
                 health.suspect.notified().await;
-                tokio::time::sleep(soon.saturating_sub(now().saturating_duration_since(last))).await;
+                tokio::time::sleep(soon.saturating_sub(now().saturating_duration_since(asked))).await;
             } => {}
         }
     }
@@ -106,6 +112,7 @@ impl Registry {
         let Some(health) = self.egress.get(egress) else { return };
         let down = {
             let mut state = health.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.tried = Some(now);
             match result {
                 Reached::Yes(took) => {
                     state.up = Some(true);
@@ -132,6 +139,13 @@ impl Registry {
         {
             self.open_all(|path| path.egress == egress, reason, why, now);
         }
+    }
+
+    /// How long ago an egress was last tried; `None`: never.
+    #[must_use]
+    pub fn egress_tried(&self, egress: usize, now: Instant) -> Option<Duration> {
+        let tried = self.egress.get(egress)?.state.lock().unwrap_or_else(PoisonError::into_inner).tried;
+        tried.map(|tried| now.saturating_duration_since(tried))
     }
 
     /// The latest handshake with an egress failed, so that it is tried again soon.

@@ -11,8 +11,8 @@ pub struct Setup {
     pub paths: Vec<PathSetup>,
     /// In the order of the file.
     pub upstreams: Vec<UpstreamSetup>,
-    /// Names, in the order of the file, `direct` first.
-    pub egress: Vec<String>,
+    /// In the order of the file, `direct` first.
+    pub egress: Vec<EgressSetup>,
     /// In the order of the file.
     pub routes: Vec<RouteSetup>,
 }
@@ -28,6 +28,17 @@ pub struct PathSetup {
     pub egress: usize,
     /// Active probes run.
     pub probed: bool,
+    /// Its index in the configuration before, where it is still the same way to the same upstream.
+    pub was: Option<usize>,
+}
+
+/// A way out.
+#[derive(Debug, Clone)]
+pub struct EgressSetup {
+    /// Unique.
+    pub name: String,
+    /// Its index in the configuration before, where it is still the same.
+    pub was: Option<usize>,
 }
 
 /// An upstream.
@@ -41,6 +52,8 @@ pub struct UpstreamSetup {
     pub local: bool,
     /// Share of traffic among equals.
     pub weight: f64,
+    /// Its index in the configuration before, where it is still the same service.
+    pub was: Option<usize>,
 }
 
 /// A route.

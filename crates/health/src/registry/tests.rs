@@ -7,6 +7,7 @@ use crate::evidence::Detail;
 mod choice;
 mod copies;
 mod fleet;
+mod handover;
 mod outcomes;
 mod sequences;
 mod waiting;
@@ -54,9 +55,10 @@ fn setup() -> Setup {
         rules: Arc::new(Health::default()),
         local: false,
         weight: 1.0,
+        was: None,
     };
     let path =
-        |name: &str, upstream, egress| PathSetup { name: name.into(), upstream, egress, probed: false };
+        |name: &str, upstream, egress| PathSetup { name: name.into(), upstream, egress, probed: false, was: None };
     Setup {
         paths: vec![
             path("a@direct", 0, 0),
@@ -65,7 +67,7 @@ fn setup() -> Setup {
             path("b@proxy", 1, 1),
         ],
         upstreams: vec![upstream("a"), upstream("b")],
-        egress: vec!["direct".into(), "proxy".into()],
+        egress: ["direct", "proxy"].map(|name| EgressSetup { name: name.into(), was: None }).into(),
         routes: vec![RouteSetup {
             paths: vec![0, 1, 2, 3],
             fallback: Vec::new(),
@@ -82,7 +84,7 @@ impl Node {
     fn of(setup: Setup) -> Self {
         let log = Log::default();
         let told = Arc::clone(&log);
-        let observer: Observer = Box::new(move |event| {
+        let observer: Observer = Arc::new(move |event| {
             let model = event.model.as_deref().map(str::to_owned);
             told.lock().unwrap().push((event.name.clone(), model, event.transition.clone()));
         });

@@ -119,7 +119,7 @@ impl Registry {
                     let patience = match service.slowest_p95(kind, now) {
                         Some(usual) => usual * IN_VAIN,
                         // How long a plain answer may take, or one that is thought over first, nobody can say.
-                        None if kind == 0 || service.reasoning => continue,
+                        None if kind == 0 || service.reasons() => continue,
                         None => breaker.slow_after,
                     };
                     let patience = patience.max(breaker.stalled_after);

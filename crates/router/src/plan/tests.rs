@@ -133,6 +133,24 @@ fn a_lone_path_is_asked_again_after_a_jittered_wait() {
 }
 
 #[test]
+fn what_opened_while_it_was_waited_for_gives_its_try_to_another() {
+    let candidates = [Candidate { path: 0, upstream: 0, egress: 0 }, Candidate { path: 1, upstream: 1, egress: 0 }];
+    let mut world = world(2);
+    world.ready[1] = None;
+    let mut plan = Plan::new(&candidates, rules(2), Caution::default());
+    assert_eq!(path_of(plan.first(&mut world)), 0);
+    let next = plan.after(candidates[0], failed(Class::ServerError), &mut world);
+    assert_eq!(path_of(next), 0, "nothing else is usable");
+    (world.ready[0], world.ready[1]) = (None, Some(Duration::ZERO));
+    world.budget = 0;
+    let next = plan.instead(candidates[0], &mut world);
+    assert_eq!(next, Next::Try { candidate: candidates[1], after: Duration::ZERO });
+    assert_eq!(plan.attempts(), 2);
+    world.ready[1] = None;
+    assert_eq!(plan.instead(candidates[1], &mut world), Next::Stop(Stop::NothingUsable));
+}
+
+#[test]
 fn a_spent_budget_stops_repeats_but_not_moves_to_a_sound_upstream() {
     let grid = grid();
     let mut world = world(4);

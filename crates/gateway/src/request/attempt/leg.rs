@@ -86,6 +86,18 @@ impl Leg<'_> {
             };
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
+                // It may have opened under other requests meanwhile.
+                if let Turn::Route { backed } = self.turn
+                    && !gateway.health.admits(candidate.path, self.model)
+                {
+                    match plan.instead(candidate, &mut around) {
+                        Next::Stop(_) if !backed => plan.also(candidate),
+                        instead => {
+                            next = instead;
+                            continue;
+                        }
+                    }
+                }
             }
             let path = gateway.paths.get(candidate.path).ok_or(GatewayError::Internal)?;
             if let Some(from) = story.last.filter(|from| *from != candidate)

@@ -2,7 +2,7 @@ use super::*;
 
 fn ring(n: usize) -> KeyRing {
     let keys: Vec<SecretString> = (0..n).map(|i| format!("key-{i}").into()).collect();
-    KeyRing::new(&keys).unwrap()
+    KeyRing::new(&keys, None).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,7 +64,7 @@ fn our_keys_are_cut_out_of_what_leaves() {
     let text = b"Incorrect API key provided: key-1. key-1!";
     assert_eq!(ring(2).redacted(text).unwrap(), b"Incorrect API key provided: [redacted]. [redacted]!");
     assert_eq!(ring(1).redacted(text), None);
-    let odd = KeyRing::new(&["redacted".into()]).unwrap();
+    let odd = KeyRing::new(&["redacted".into()], None).unwrap();
     assert_eq!(odd.redacted(b"not redacted").unwrap(), b"not [redacted]", "a key within its own replacement");
 }
 

@@ -68,11 +68,7 @@ pub fn load(path: &Path, purpose: Purpose) -> Result<Loaded, Faults> {
 ///
 /// # Errors
 /// Every fault of the file, or why it cannot be read.
-pub fn load_with(
-    path: &Path,
-    environment: &dyn Environment,
-    purpose: Purpose,
-) -> Result<Loaded, Faults> {
+pub fn load_with(path: &Path, environment: &dyn Environment, purpose: Purpose) -> Result<Loaded, Faults> {
     let name = path.display().to_string();
     let bytes = environment::read_bounded(path, FILE_BYTES_MAX as u64).map_err(|error| {
         let text = match error.kind() {

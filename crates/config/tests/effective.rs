@@ -250,7 +250,7 @@ proptest! {
         rate in 0.01_f64..1e6,
         weight in 0.0_f64..=1000.0,
         prompt in "[ -~é中\n]{1,40}",
-        models in prop::collection::btree_set("[a-z*.-]{1,6}", 1..5).prop_map(|set| Vec::from_iter(set)).prop_shuffle(),
+        models in prop::collection::btree_set("[a-z*.-]{1,6}", 1..5).prop_map(Vec::from_iter).prop_shuffle(),
         flags in any::<[bool; 3]>(),
     ) {
         let prices: Vec<Value> = models.iter().map(|model| json!({model: {"input": weight, "output": rate}})).collect();

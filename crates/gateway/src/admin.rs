@@ -105,14 +105,18 @@ async fn reload(
         return refusal();
     }
     let Some(reloader) = &admin.reloader else {
-        return fault(StatusCode::NOT_FOUND, "this node runs by no file that could be read again", "not_found");
+        return fault(
+            StatusCode::NOT_FOUND,
+            "this node runs by no file that could be read again",
+            "not_found",
+        );
     };
     match reloader.reload(Trigger::Api).await {
         Ok(applied) => Json(applied.json()).into_response(),
         Err(faults) => {
             let message = "the configuration is faulty and was not loaded; the one in force goes on";
-            let mut body = error(message, "invalid_config");
-            body["faults"] = faults.iter().map(crate::reload::Fault::json).collect();
+            let faults: Vec<Value> = faults.iter().map(crate::reload::Fault::json).collect();
+            let body = json!({"error": error(message, "invalid_config"), "faults": faults});
             (StatusCode::BAD_REQUEST, Json(body)).into_response()
         }
     }
@@ -174,11 +178,11 @@ async fn act(
 }
 
 fn fault(status: StatusCode, message: &str, code: &str) -> Response {
-    (status, Json(error(message, code))).into_response()
+    (status, Json(json!({"error": error(message, code)}))).into_response()
 }
 
 fn error(message: &str, code: &str) -> Value {
-    json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}})
+    json!({"message": message, "type": "invalid_request_error", "param": null, "code": code})
 }
 
 /// The token where one is configured, else loopback.

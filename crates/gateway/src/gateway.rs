@@ -372,8 +372,7 @@ fn route(
         total: timeouts.clone().map(|t| t.total).max().unwrap_or_default(),
         stream_total: timeouts.map(|t| t.stream_total).max().unwrap_or_default(),
         fallback: said.fallback.iter().map(|said| fallback(said, candidates_of, health)).collect(),
-        fell_back: before
-            .map_or_else(|| Arc::new(Mark::new(now)), |before| Arc::clone(&before.fell_back)),
+        fell_back: before.map_or_else(|| Arc::new(Mark::new(now)), |before| Arc::clone(&before.fell_back)),
         config: said.clone(),
     }
 }

@@ -153,7 +153,13 @@ async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn secure(live: Arc<Live>, drain: &Drain, certificate: Arc<Certificate>, peer: SocketAddr, stream: TcpStream) {
+async fn secure(
+    live: Arc<Live>,
+    drain: &Drain,
+    certificate: Arc<Certificate>,
+    peer: SocketAddr,
+    stream: TcpStream,
+) {
     let stream = Patient::new(stream, WRITE_TIMEOUT);
     let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {

@@ -205,7 +205,10 @@ impl Reloader {
             Ok(applied) => {
                 tracing::info!(trigger = trigger.word(), changed = applied.changed, config_hash = %applied.hash, "configuration loaded");
                 for key in &applied.restart_needed {
-                    tracing::warn!(key, "this key has changed and holds once the node is started again; the rest holds now");
+                    tracing::warn!(
+                        key,
+                        "this key has changed and holds once the node is started again; the rest holds now"
+                    );
                 }
             }
             Err(faults) => {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_config::used::{Choice, Health};
-use tidegate_health::registry::{Ask, Chosen, EgressSetup, PathSetup, Registry, RouteSetup, Setup, UpstreamSetup};
+use tidegate_health::registry::{
+    Ask, Chosen, EgressSetup, PathSetup, Registry, RouteSetup, Setup, UpstreamSetup,
+};
 
 const CHOICES: u64 = 500_000;
 const ROUNDS: usize = 11;
@@ -16,7 +18,13 @@ const ROUNDS: usize = 11;
 fn registry(paths: usize, now: Instant) -> Arc<Registry> {
     let setup = Setup {
         paths: (0..paths)
-            .map(|n| PathSetup { name: format!("u{n}@direct"), upstream: n, egress: 0, probed: true, was: None })
+            .map(|n| PathSetup {
+                name: format!("u{n}@direct"),
+                upstream: n,
+                egress: 0,
+                probed: true,
+                was: None,
+            })
             .collect(),
         upstreams: (0..paths)
             .map(|n| UpstreamSetup {

@@ -72,9 +72,7 @@ impl Registry {
     fn adopt_rules(&self, now: Instant) {
         for health in &self.paths {
             let Some(upstream) = self.upstreams.get(health.upstream) else { continue };
-            health
-                .gate
-                .with(now, |breaker| breaker.rule(Arc::clone(&upstream.rules), upstream.local, now));
+            health.gate.with(now, |breaker| breaker.rule(Arc::clone(&upstream.rules), upstream.local, now));
         }
         for (index, upstream) in self.upstreams.iter().enumerate() {
             for (model, service) in self.services(index) {

@@ -57,8 +57,13 @@ fn setup() -> Setup {
         weight: 1.0,
         was: None,
     };
-    let path =
-        |name: &str, upstream, egress| PathSetup { name: name.into(), upstream, egress, probed: false, was: None };
+    let path = |name: &str, upstream, egress| PathSetup {
+        name: name.into(),
+        upstream,
+        egress,
+        probed: false,
+        was: None,
+    };
     Setup {
         paths: vec![
             path("a@direct", 0, 0),

@@ -134,7 +134,8 @@ fn a_lone_path_is_asked_again_after_a_jittered_wait() {
 
 #[test]
 fn what_opened_while_it_was_waited_for_gives_its_try_to_another() {
-    let candidates = [Candidate { path: 0, upstream: 0, egress: 0 }, Candidate { path: 1, upstream: 1, egress: 0 }];
+    let candidates =
+        [Candidate { path: 0, upstream: 0, egress: 0 }, Candidate { path: 1, upstream: 1, egress: 0 }];
     let mut world = world(2);
     world.ready[1] = None;
     let mut plan = Plan::new(&candidates, rules(2), Caution::default());

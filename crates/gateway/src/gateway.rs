@@ -133,6 +133,16 @@ impl Gateway {
         self.health.hand_over(&next.health, crate::health::now());
         next.admission.resize(&self.admission);
         self.replaced.cancel();
+        for path in self.every_way() {
+            if !next.every_way().any(|other| Arc::ptr_eq(&other.pool, &path.pool)) {
+                path.pool.retire();
+            }
+        }
+    }
+
+    /// All paths, and their connections aside.
+    fn every_way(&self) -> impl Iterator<Item = &Arc<Path>> {
+        self.paths.iter().chain(self.paths.iter().filter_map(|path| path.aside.as_ref()))
     }
 
     fn build(config: Config, old: Option<&Self>, reloads: Arc<Record>) -> Result<Self, String> {

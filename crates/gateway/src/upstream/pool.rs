@@ -41,6 +41,8 @@ struct State {
     shared: Vec<H2>,
     open: usize,
     line: VecDeque<oneshot::Sender<Grant>>,
+    /// Nothing is kept any more.
+    retired: bool,
 }
 
 /// What a caller may use.
@@ -128,7 +130,7 @@ impl Pool {
                 }
             }
             match grant {
-                Grant::H1(connection) if state.idle.len() < self.max_idle => {
+                Grant::H1(connection) if state.idle.len() < self.max_idle && !state.retired => {
                     state.idle.push_back(*connection);
                     None
                 }
@@ -151,7 +153,9 @@ impl Pool {
         {
             let mut state = self.lock();
             state.shared.retain(H2::is_open);
-            state.shared.push(connection);
+            if !state.retired {
+                state.shared.push(connection);
+            }
         }
         self.look_again();
     }
@@ -177,6 +181,18 @@ impl Pool {
         }
         drop(gone);
         drop(shared_gone);
+    }
+
+    /// Closes what is idle, and keeps nothing from now on: the next configuration has no such path. Requests under way
+    /// finish, and those of the old configuration that are still to come open connections of their own.
+    pub fn retire(&self) {
+        let (idle, shared) = {
+            let mut state = self.lock();
+            state.retired = true;
+            (std::mem::take(&mut state.idle), std::mem::take(&mut state.shared))
+        };
+        drop(idle);
+        drop(shared);
     }
 
     /// Open connections, and those of them that are idle.

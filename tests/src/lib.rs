@@ -24,6 +24,7 @@ pub mod nodes;
 pub mod parts;
 pub mod port;
 pub mod process;
+pub mod prometheus;
 pub mod redis;
 pub mod simulated;
 pub mod status;

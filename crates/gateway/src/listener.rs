@@ -66,7 +66,9 @@ pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermi
         let gateway = live.gateway();
         (Arc::clone(&gateway.drain), gateway.config.listen.max_connections)
     };
-    let room = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+    let most = most.min(Semaphore::MAX_PERMITS);
+    metrics::gauge!("tidegate_connections_max").set(most as f64);
+    let room = Arc::new(Semaphore::new(most));
     let mut exhausted = false;
     loop {
         let next = async {

@@ -28,8 +28,8 @@ const SECONDS: [f64; 18] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
     120.0,
 ];
-const OVERHEAD_SECONDS: [f64; 12] =
-    [0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+const OVERHEAD_SECONDS: [f64; 13] =
+    [0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.8, 1.0];
 /// Labels of `requests_total{status}`, in the order of `Series::requests`.
 const STATUSES: [&str; 5] = ["success", "client_error", "limited", "upstream_error", "error"];
 /// Labels of `shadow_requests_total{outcome}`.
@@ -108,6 +108,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!("tidegate_active_streams", "Streams being relayed");
     describe_gauge!("tidegate_request_body_bytes", "Request bodies in memory, those above 64 KiB");
     describe_gauge!("tidegate_connections", "Client connections");
+    describe_gauge!("tidegate_connections_max", "Client connections that are taken at once");
     describe_gauge!("tidegate_upstream_connections", "Open connections of a path");
     describe_gauge!("tidegate_config_last_reload_successful", "1 when the file on disk is the one in force");
     describe_gauge!(
@@ -173,6 +174,9 @@ impl Metrics {
     pub fn new(config: &Config, before: Option<&Self>) -> Self {
         gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION"), "config_hash" => config.hash.clone(), "node" => config.node.name.clone())
             .set(1.0);
+        // Rare events count from 0: an increase is only seen from a value that was there before.
+        counter!("tidegate_log_lines_dropped_total").increment(0);
+        counter!("tidegate_cache_writes_dropped_total").increment(0);
         Self {
             in_flight: gauge!("tidegate_in_flight_requests"),
             queued: gauge!("tidegate_queued_requests"),

@@ -25,6 +25,9 @@ use crate::live::Live;
 /// Faults of one try that are kept for the status page; the log has all of them.
 const FAULTS_MAX: usize = 20;
 
+/// Labels of `config_reloads_total{outcome}`.
+const OUTCOMES: [&str; 3] = ["applied", "unchanged", "refused"];
+
 /// What asked for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
@@ -104,6 +107,10 @@ impl Record {
     pub fn new(file: Option<PathBuf>) -> Self {
         gauge!("tidegate_config_last_reload_successful").set(1.0);
         gauge!("tidegate_config_last_reload_timestamp_seconds").set(clock::unix_seconds());
+        // An increase is only seen from a value that was there before.
+        for outcome in OUTCOMES {
+            counter!("tidegate_config_reloads_total", "outcome" => outcome).increment(0);
+        }
         Self {
             file,
             loaded_at: Mutex::new(clock::wall()),
@@ -133,10 +140,11 @@ impl Record {
 
     fn note(&self, trigger: Trigger, result: &Result<Applied, Vec<Fault>>) {
         let at = clock::wall();
+        let [applied, unchanged, refused] = OUTCOMES;
         let outcome = match result {
-            Err(_) => "refused",
-            Ok(applied) if applied.changed => "applied",
-            Ok(_) => "unchanged",
+            Err(_) => refused,
+            Ok(result) if result.changed => applied,
+            Ok(_) => unchanged,
         };
         counter!("tidegate_config_reloads_total", "outcome" => outcome).increment(1);
         gauge!("tidegate_config_last_reload_successful").set(f64::from(u8::from(result.is_ok())));

@@ -217,12 +217,13 @@ fn step(path: &str, key: &str) -> String {
     }
 }
 
-/// As an operator would write it, on one line.
+/// The same, cut for a line.
 fn shown(value: &Value) -> String {
     cut(written(value))
 }
 
-fn written(value: &Value) -> String {
+/// As an operator would write it.
+pub(crate) fn written(value: &Value) -> String {
     match value {
         Value::String(text) if is_plain(text) => text.clone(),
         Value::Array(items) => format!("[{}]", items.iter().map(written).collect::<Vec<_>>().join(", ")),

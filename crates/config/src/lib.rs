@@ -13,6 +13,7 @@ mod expand;
 mod fault;
 mod key;
 mod read;
+mod reference;
 mod said;
 mod schema;
 mod secret;
@@ -28,6 +29,7 @@ pub use difference::{AT_START, Change, Difference, differences, restart_needed};
 pub use environment::{Environment, Process};
 pub use fault::{Fault, Faults, Place, nearest};
 pub use key::hash_key;
+pub use reference::reference;
 pub use schema::schema;
 pub use used::*;
 

@@ -231,7 +231,14 @@ macro_rules! said {
     }) => {
         $(#[$meta])*
         #[derive(Debug, Default, schemars::JsonSchema)]
-        #[schemars(default, deny_unknown_fields, extend("required" = [$($crate::read::word(stringify!($need))),*]))]
+        #[schemars(
+            default,
+            deny_unknown_fields,
+            extend(
+                "required" = [$($crate::read::word(stringify!($need))),*],
+                "x-keys" = [$($crate::read::word(stringify!($key))),*],
+            )
+        )]
         pub(crate) struct $name {
             $($(#[$key_meta])* pub(crate) $key: $crate::read::Said<$type>,)*
         }

@@ -96,7 +96,9 @@ macro_rules! unit {
                 stringify!($name).into()
             }
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
+                let mut schema = json_schema!($schema);
+                schema.insert("x-due".to_owned(), $due.into());
+                schema
             }
         }
     };

@@ -73,8 +73,8 @@ pub fn run(args: Args) -> ExitCode {
             let Some(target) = args.against else { return printed(written, &mut stderr) };
             match against::ask(&target) {
                 Ok(running) => {
-                    let mut told = || against::tell(&running, &loaded.config.effective, &mut stdout);
-                    printed(written.and_then(|()| told()), &mut stderr)
+                    let file = &loaded.config.effective;
+                    printed(written.and_then(|()| against::tell(&running, file, &mut stdout)), &mut stderr)
                 }
                 Err(error) => {
                     let _ = writeln!(stderr, "tidegate check: {target} cannot be asked: {error:#}");

@@ -126,13 +126,15 @@ impl Rule {
         (self.scope != Scope::Node && pace.smooth.is_none() && most >= from).then_some(most)
     }
 
+    /// A bucket is kept by its rate and size, since what is left of one says nothing of another: one that an operator
+    /// raised begins full. What a day or what runs has used counts under any bound.
     fn key(&self) -> String {
         let word = self.kind().word();
         match self.meter {
             Meter::InFlight(_) => word.to_owned(),
             Meter::Requests(pace) | Meter::Tokens(pace) | Meter::Usd(pace) => match pace.span {
                 Span::Day => format!("{word}/day"),
-                Span::Period(period) => format!("{word}/{period:?}"),
+                Span::Period(period) => format!("{word}/{}/{period:?}/{}", pace.amount, pace.burst),
             },
         }
     }
@@ -258,12 +260,15 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_named_by_whom_and_what_not_by_how_much() {
+    fn buckets_are_named_by_their_rate_and_days_by_what_they_count() {
         let name = |meter| Applies::new(Arc::new(rule(meter)), "team-a").name;
         let requests = name(Meter::Requests(per_minute(10.0)));
-        assert_eq!((&*requests.group, &*requests.key), ("client:team-a", "requests/60s"));
-        assert_eq!(requests, name(Meter::Requests(per_minute(20.0))));
-        assert_eq!(&*name(Meter::Usd(Pace { span: Span::Day, ..per_minute(1.0) })).key, "usd/day");
+        assert_eq!((&*requests.group, &*requests.key), ("client:team-a", "requests/10/60s/10"));
+        assert_ne!(requests, name(Meter::Requests(per_minute(20.0))));
+        for amount in [1.0, 2.0] {
+            let day = Pace { span: Span::Day, ..per_minute(amount) };
+            assert_eq!(&*name(Meter::Usd(day)).key, "usd/day");
+        }
         assert_eq!(&*name(Meter::InFlight(3)).key, "in_flight");
     }
 

@@ -6,7 +6,7 @@
 //! `parts` finds and runs the real counterparts that `scripts/install` brings. For outages: `simulated` is an
 //! upstream that changes its behaviour while it runs, `fault_proxy` and `tunnel` stand for the network between,
 //! `load` for many clients, and `status` follows what the node says of its paths; `apart` gives a test a network of
-//! its own, in which packets are lost and names resolve as it says. For clusters: `redis` runs stores, `nodes` several
+//! its own, in which packets are lost and names resolve as it says; `collector` takes traces. For clusters: `redis` runs stores, `nodes` several
 //! nodes over one of them.
 //!
 //! Nothing here waits for time to pass, latencies aside: every wait is for an event, with a deadline that fails
@@ -16,6 +16,7 @@ pub mod answer;
 pub mod apart;
 pub mod ca;
 pub mod client;
+pub mod collector;
 pub mod fault_proxy;
 pub mod h2;
 pub mod load;

@@ -61,6 +61,14 @@ pub fn valkey() -> Option<PathBuf> {
     or_skip("Valkey", python.map(|python| python.path().join(binary)).filter(|path| path.is_file()))
 }
 
+/// Rotel, a collector of traces.
+pub fn rotel() -> Option<PathBuf> {
+    let libraries = root().join(".parts/python/lib");
+    let python = std::fs::read_dir(libraries).ok().and_then(|mut found| found.next()?.ok());
+    let binary = python.map(|python| python.path().join("site-packages/rotel/rotel-agent"));
+    or_skip("Rotel", binary.filter(|path| path.is_file()))
+}
+
 /// libfaketime, which a process is given by `LD_PRELOAD`.
 pub fn faketime() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

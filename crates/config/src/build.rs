@@ -16,6 +16,7 @@ mod network;
 mod price;
 mod route;
 mod store;
+mod tracing;
 mod unbuilt;
 mod upstream;
 
@@ -60,13 +61,13 @@ pub(crate) fn build(
     let (node_limit, limits) = limit::own(&file.limits, faults);
     let prices = price::prices(&file.prices, faults);
     let store = store::store(&file.store, around, faults);
+    let tracing = tracing::tracing(&file.tracing, around, faults);
     let log = log::log(&file.log, faults);
 
     unbuilt::auth(&file.auth, &client_names, faults);
     unbuilt::filters(&file.filters, faults);
     unbuilt::batch(&file.batch, faults);
     unbuilt::conversations(&file.conversations, faults);
-    unbuilt::tracing(&file.tracing, faults);
 
     let read = doubt::Read {
         file,
@@ -77,6 +78,7 @@ pub(crate) fn build(
         upstreams: &upstreams,
         routes: &routes,
         node: &node,
+        tracing: tracing.as_ref(),
         priced,
     };
     read.doubt(faults);
@@ -96,6 +98,7 @@ pub(crate) fn build(
         node_limit,
         limits,
         prices,
+        tracing,
         log,
         hash,
         effective: Arc::default(),

@@ -12,6 +12,7 @@ pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod route;
 pub(crate) mod store;
+pub(crate) mod tracing;
 pub(crate) mod upstream;
 
 use crate::read::{Item, Table, said};
@@ -54,7 +55,7 @@ said! {
         /// USD per million tokens, by model glob.
         prices: Table<Price>,
         /// Traces sent over OTLP; absent: none.
-        tracing: log::Tracing,
+        tracing: tracing::Tracing,
         /// What is logged.
         log: log::Log,
     }
@@ -96,7 +97,7 @@ mod tests {
     use serde_json::Value;
 
     use super::{Batch, Conversations, File, Price, client, filter, health, limit, listener, log, network};
-    use super::{route, store, upstream};
+    use super::{route, store, tracing, upstream};
     use crate::secret::{Aws, Vault};
 
     fn keys(schema: &Value) -> BTreeSet<&str> {
@@ -160,7 +161,8 @@ mod tests {
             client::Signature,
             filter::Filter,
             log::Log,
-            log::Tracing,
+            tracing::Tracing,
+            tracing::TracingTls,
             Vault,
             Aws,
         );

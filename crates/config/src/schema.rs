@@ -29,6 +29,7 @@ upstreams: [{name: u, base_url: "https://u/v1"}]
 routes: [{match: {model: m}, to: [u], fallback: [{upstream: u}], cache: {ttl: 1h}}]
 limits: [{per: ip, requests: 1/s, burst: 1}, {per: node, in_flight: 1}]
 prices: {m: {input: 1, output: 1}}
+tracing: {otlp: "http://h:4318"}
 "#;
 
 /// JSON Schema (draft 2020-12) of a whole configuration file, with a description on every key and its default where

@@ -18,12 +18,14 @@ mod health;
 mod limit;
 mod route;
 mod store;
+mod tracing;
 mod upstream;
 
 pub use health::{Breaker, Choice, Flap, Health, Recovery, ShadowBudget, Synthetic};
 pub use limit::{Limit, Meter, OnStoreLoss, Pace, Per, Smooth, Span};
 pub use route::{Cache, Fallback, Hedge, Prompt, Retry, Route, When};
 pub use store::{Kind, Store, StoreUrl};
+pub use tracing::Tracing;
 pub use upstream::{BaseUrl, Capabilities, Http2, Pool, Probe, Timeouts, Upstream};
 
 /// Everything one node runs by.
@@ -55,6 +57,8 @@ pub struct Config {
     pub limits: Vec<Limit>,
     /// What models cost, in the order of the file; the first match counts.
     pub prices: Vec<Price>,
+    /// Traces. `None`: none.
+    pub tracing: Option<Tracing>,
     /// Logging.
     pub log: Log,
     /// Hex SHA-256 of the file's bytes, first 16 digits.

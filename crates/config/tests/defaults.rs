@@ -15,6 +15,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((config.node.name.as_str(), config.node.zone.as_str()), ("tidegate-0", ""));
     assert_eq!(config.node.cache_memory, 128 * 1024 * 1024);
     assert!(config.store.is_none() && config.limits.is_empty() && config.prices.is_empty());
+    assert!(config.tracing.is_none());
 
     assert_eq!(config.listen.address.to_string(), "0.0.0.0:8080");
     assert!(config.listen.tls.is_none() && config.listen.trusted_proxies.is_empty());

@@ -412,7 +412,7 @@ fn the_whole_schema_is_known() {
     assert_eq!(
         refused.join(", "),
         "dns.servers, dns.reject, wss://, tls.pins, endpoints, context, filters, signing_secret, auth, filters, \
-         batch, conversations, tracing"
+         batch, conversations"
     );
 }
 

@@ -111,6 +111,12 @@ pub fn requests() -> Option<Format> {
     SINK.get().filter(|s| s.requests).map(|s| s.format)
 }
 
+/// The text without what looks like a key.
+pub fn redacted(text: &str) -> String {
+    let patterns = SINK.get().map(|sink| sink.redact.as_slice()).unwrap_or_default();
+    redact(patterns, text.to_owned())
+}
+
 /// Queues a finished line (with its line end).
 pub fn write(line: String) {
     if let Some(sink) = SINK.get() {
@@ -142,13 +148,8 @@ impl Sink {
     }
 
     fn redacted(&self, line: Vec<u8>) -> Vec<u8> {
-        let Ok(mut text) = String::from_utf8(line) else { return b"[a line that is not UTF-8]\n".to_vec() };
-        for pattern in &self.redact {
-            if pattern.is_match(&text) {
-                text = pattern.replace_all(&text, NoExpand(REDACTED)).into_owned();
-            }
-        }
-        text.into_bytes()
+        let Ok(text) = String::from_utf8(line) else { return b"[a line that is not UTF-8]\n".to_vec() };
+        redact(&self.redact, text).into_bytes()
     }
 
     /// The writer's life.
@@ -176,6 +177,15 @@ impl Sink {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn redact(patterns: &[Regex], mut text: String) -> String {
+    for pattern in patterns {
+        if pattern.is_match(&text) {
+            text = pattern.replace_all(&text, NoExpand(REDACTED)).into_owned();
+        }
+    }
+    text
 }
 
 struct Clock;

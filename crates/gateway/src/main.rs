@@ -26,6 +26,7 @@ mod reload;
 mod request;
 mod store;
 mod tls;
+mod trace;
 mod upstream;
 mod usage;
 mod worker;

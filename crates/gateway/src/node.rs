@@ -64,6 +64,7 @@ impl Node {
             let answers = Arc::clone(&gateway.answers);
             async move || answers.idle().await
         };
+        crate::trace::start(&gateway.config).map_err(anyhow::Error::msg)?;
         let workers = Workers::start(cores, serve, last)?;
         if let Some(certificate) = certificate {
             tokio::spawn(certificate.watch());
@@ -123,6 +124,7 @@ impl Node {
         gateway.limits.limiter().flush().await;
         gateway.usage.tell(&gateway).await;
         gateway.fleet.leave().await;
+        crate::trace::finish().await;
         tracing::info!("stopped");
     }
 }

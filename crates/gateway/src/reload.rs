@@ -279,6 +279,7 @@ fn keep(config: &mut Config, before: &Config) {
     config.listen = before.listen.clone();
     config.admin = before.admin.clone();
     config.store = before.store.clone();
+    config.tracing = before.tracing.clone();
     config.log = before.log.clone();
     let mut effective = Value::clone(&config.effective);
     if let (Some(now), Some(before)) = (effective.as_object_mut(), before.effective.as_object()) {

@@ -26,6 +26,7 @@ pub(super) struct Read<'r> {
     pub(super) upstreams: &'r [Option<used::Upstream>],
     pub(super) routes: &'r [Option<used::Route>],
     pub(super) node: &'r used::Node,
+    pub(super) tracing: Option<&'r used::Tracing>,
     /// Whether the file has `prices`.
     pub(super) priced: bool,
 }
@@ -45,6 +46,7 @@ impl Read<'_> {
         self.unused_upstreams(faults);
         self.unused_egress(faults);
         self.open_door(faults);
+        self.collector(faults);
         self.shared(faults);
     }
 
@@ -60,6 +62,20 @@ impl Read<'_> {
             faults.warn(
                 place,
                 "over http:// the keys of this upstream travel in clear, and its host is in no private network: write https://",
+            );
+        }
+    }
+
+    fn collector(&self, faults: &mut Collector) {
+        let said = self.file.tracing.get().and_then(|said| said.otlp.at());
+        if let (Some(tracing), Some((_, place))) = (self.tracing, said)
+            && !tracing.url.tls
+            && !tracing.headers.is_empty()
+            && !self.is_near(&tracing.url.host)
+        {
+            faults.warn(
+                place,
+                "over http:// the headers for this collector travel in clear, and its host is in no private network: write https://",
             );
         }
     }

@@ -3,15 +3,12 @@
 
 use std::time::Duration;
 
-use super::check::{Names, count, share, time, unbuilt, unbuilt_list};
+use super::check::{Names, count, time, unbuilt, unbuilt_list};
 use crate::fault::Collector;
 use crate::read::{Item, Said};
 use crate::said::client::{Alg, Auth};
 use crate::said::filter::Filter;
-use crate::said::log::Tracing;
 use crate::said::{Batch, Conversations};
-use crate::unit::Text;
-use crate::url;
 
 pub(super) fn auth(said: &Said<Auth>, clients: &Names<'_>, faults: &mut Collector) {
     unbuilt(said, "auth", faults);
@@ -61,15 +58,4 @@ pub(super) fn batch(said: &Said<Batch>, faults: &mut Collector) {
 
 pub(super) fn conversations(said: &Said<Conversations>, faults: &mut Collector) {
     unbuilt(said, "conversations", faults);
-}
-
-pub(super) fn tracing(said: &Said<Tracing>, faults: &mut Collector) {
-    unbuilt(said, "tracing", faults);
-    let Some(tracing) = said.get() else { return };
-    if let Some((Text(text), place)) = tracing.otlp.at()
-        && let Err(wrong) = url::base(text)
-    {
-        faults.fault(place, format!("this address {wrong}"));
-    }
-    share(&tracing.sample, "sample", 0.0, faults);
 }

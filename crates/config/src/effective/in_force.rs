@@ -34,6 +34,7 @@ pub(super) fn config(file: &File, config: &used::Config) -> Value {
         node_limit,
         limits,
         prices,
+        tracing,
         log,
         hash: _,
         effective: _,
@@ -58,6 +59,7 @@ pub(super) fn config(file: &File, config: &used::Config) -> Value {
     let optional = [
         ("store", store.as_ref().map(self::store)),
         ("clients", clients.as_ref().map(|all| self::clients(file, all))),
+        ("tracing", tracing.as_ref().map(self::tracing)),
     ];
     if let Value::Object(all) = &mut all {
         all.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
@@ -103,6 +105,11 @@ fn admin_section(admin: &used::Admin) -> Value {
 fn store(store: &used::Store) -> Value {
     let used::Store { url: _, password: _, timeout, prefix, expected_nodes, secret: _, ca_pem: _ } = store;
     json!({"timeout": time(*timeout), "prefix": text(prefix), "expected_nodes": expected_nodes})
+}
+
+fn tracing(tracing: &used::Tracing) -> Value {
+    let used::Tracing { url: _, sample, headers: _, ca_pem: _ } = tracing;
+    json!({"sample": percent(*sample)})
 }
 
 fn upstream(

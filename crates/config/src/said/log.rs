@@ -1,7 +1,7 @@
-//! `log:` and `tracing:` as written.
+//! `log:` as written.
 
 use crate::read::{Item, said, words};
-use crate::unit::{Flag, Pattern, Percent, Text};
+use crate::unit::{Flag, Pattern};
 
 said! {
     /// What is logged.
@@ -18,14 +18,4 @@ said! {
 words! {
     /// Levels.
     Level { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace", }
-}
-
-said! {
-    /// Traces.
-    Tracing: "`tracing`", needs [otlp] {
-        /// Collector, `http://HOST:4318`.
-        otlp: Text,
-        /// Share of requests traced.
-        sample: Percent,
-    }
 }

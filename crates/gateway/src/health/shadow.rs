@@ -73,6 +73,9 @@ pub fn mirror(gateway: &Arc<Gateway>, call: &Call, model: usize) {
     copy.deadline = Instant::now() + LONGEST;
     copy.deadline_is_clients = false;
     copy.made_up = true;
+    // Nobody asked for it: it is no part of the client's trace.
+    copy.trace = None;
+    crate::trace::strip(&mut copy.parsed.headers);
     gateway.health.mirrored(path.index, model, now());
     tokio::spawn(prove(copy, Arc::clone(&path), path, shadow));
 }
@@ -234,6 +237,7 @@ async fn find_model(gateway: &Gateway, path: &Arc<Path>) -> Option<String> {
         alternatives: true,
         made_up: true,
         has_stale: false,
+        trace: None,
     };
     let Offer::Key(key) = path.upstream.keys.offer("", &[], Instant::now()) else { return None };
     let answered = once(&call, path, key, LIMITED).await.ok()?;
@@ -279,6 +283,7 @@ fn made_up(gateway: &Gateway, path: &Path, model: usize, name: &str) -> Call {
         alternatives: true,
         made_up: true,
         has_stale: false,
+        trace: None,
     }
 }
 

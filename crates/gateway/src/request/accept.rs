@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::request::body;
 use crate::request::relay::Owner;
 use crate::request::settle::{End, Settle};
+use crate::trace::Trace;
 
 /// Longest request id taken over from a client.
 const REQUEST_ID_MAX: usize = 128;
@@ -111,6 +112,7 @@ impl Accepted {
         }
         if let Some(settle) = &mut self.settle {
             settle.status = status.as_u16();
+            settle.cache = self.cache.word();
             headers.insert("x-tidegate-attempts", HeaderValue::from(settle.trail.attempts));
             if let Some(path) = &settle.trail.path {
                 headers.insert("x-tidegate-path", path.header.clone());
@@ -137,6 +139,11 @@ impl Accepted {
             }
         }
         response
+    }
+
+    /// Where its attempts belong; `None`: it is not traced.
+    pub fn trace(&self) -> Option<Arc<Trace>> {
+        self.settle.as_ref()?.trace.clone()
     }
 
     /// Somebody else's request pays for the answer: this one is counted, and costs nothing more.

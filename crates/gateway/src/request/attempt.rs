@@ -14,6 +14,7 @@ pub mod once;
 mod plain;
 mod refuse;
 mod stand_in;
+mod traced;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::request::read::Target;
 use crate::request::relay::Events;
 use crate::request::route::Call;
 use crate::request::trail::Trail;
+use crate::trace::Attempt;
 use crate::upstream::exchange::AnswerBody;
 use crate::upstream::keys::Offer;
 use crate::upstream::{InFlight, Path};
@@ -58,6 +60,8 @@ pub struct Answered {
     pub left: Option<u32>,
     /// A stream's end is told to health through it.
     pub flight: Option<Flight>,
+    /// Ends with the body, where that is not whole.
+    pub span: Option<Box<Attempt>>,
 }
 
 /// The body of an answer.
@@ -133,6 +137,7 @@ impl Failed {
                     idle: Duration::ZERO,
                     left: None,
                     flight: None,
+                    span: None,
                 })
             }
             answer => Err(Self { answer, ..self }),

@@ -29,6 +29,7 @@ pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<An
     let client = parsed.client;
     let timeout = gateway.routes.iter().map(|r| r.total).max().unwrap_or_default();
     let deadline = Instant::now() + parsed.timeout.map_or(timeout, |t| t.min(timeout));
+    let trace = accepted.trace();
     let call = Call {
         parsed,
         route: 0,
@@ -37,6 +38,7 @@ pub async fn list(accepted: &mut Accepted, parsed: Parsed) -> Result<Response<An
         alternatives: false,
         made_up: false,
         has_stale: false,
+        trace,
     };
     let asked = gateway.config.upstreams.iter().enumerate().map(|(index, upstream)| {
         let paths = gateway.paths.iter().filter(|p| p.upstream.config.name == upstream.name);

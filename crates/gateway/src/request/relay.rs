@@ -29,6 +29,7 @@ use crate::answer::{Answer, Held};
 use crate::gateway::Gateway;
 use crate::request::attempt::{Answered, Body, verdict};
 use crate::request::settle::End;
+use crate::trace::Attempt;
 use crate::upstream::InFlight;
 use tidegate_health::registry::Flight;
 
@@ -49,12 +50,12 @@ pub enum For {
 
 /// Turns an answer in hand into a response.
 pub fn relay(gateway: &Gateway, answered: Answered, whom: For) -> Response<Answer> {
-    let Answered { status, headers, body, length, deadline, idle, flight, .. } = answered;
+    let Answered { status, headers, body, length, deadline, idle, flight, span, .. } = answered;
     let watch = Watch::begin(gateway.drain.cut.clone(), idle, deadline);
     let body = match body {
         Body::Whole(bytes, _) => Answer::Whole(bytes),
         Body::Passage(held, body, place) => {
-            Answer::Passage(Box::new(Passage::new(held, body, length, watch, place)))
+            Answer::Passage(Box::new(Passage::new(held, body, length, watch, place, span)))
         }
         Body::Events(held, events, place) => {
             let active = if whom == For::Run { Gauge::noop() } else { gateway.metrics.streams.clone() };
@@ -68,6 +69,7 @@ pub fn relay(gateway: &Gateway, answered: Answered, whom: For) -> Response<Answe
                 active,
                 counted: false,
                 flight,
+                span,
                 _place: place,
             }))
         }
@@ -97,6 +99,8 @@ pub struct Relay {
     counted: bool,
     /// Tells health how the stream ended; dropped where that is the client's doing.
     flight: Option<Flight>,
+    /// Of the attempt, where the request is traced.
+    span: Option<Box<Attempt>>,
     _place: InFlight,
 }
 
@@ -226,7 +230,15 @@ impl Relay {
         }
     }
 
+    /// `None`: given up.
+    fn end_span(&mut self, end: Option<End>) {
+        let Some(mut span) = self.span.take() else { return };
+        span.used(self.events.as_ref().and_then(|events| events.usage));
+        span.end(end);
+    }
+
     fn finish(&mut self, end: End) {
+        self.end_span(Some(end));
         self.events = None;
         // What was not counted as a failure by now went well, up to the end or to where the client left.
         self.count(None);
@@ -239,6 +251,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.end_span(None);
         self.count(None);
         self.active.decrement(1.0);
     }

@@ -1,11 +1,14 @@
 //! Step 5: from the model to a route and its paths.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::error::GatewayError;
 use crate::request::accept::Accepted;
 use crate::request::admit::Admitted;
 use crate::request::read::{Parsed, Target};
+use crate::trace::Trace;
 
 /// Where a request goes.
 pub enum Routed {
@@ -32,6 +35,8 @@ pub struct Call {
     pub made_up: bool,
     /// A kept answer past its time stands in before any fallback does.
     pub has_stale: bool,
+    /// Its attempts are spans of this. `None`: it is not traced.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// Finds the route.
@@ -60,6 +65,7 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
     let deadline_is_clients = parsed.timeout.is_some_and(|t| t < allowed);
     let deadline = start + parsed.timeout.map_or(allowed, |t| t.min(allowed));
     let alternatives = route.candidates.len() > 1 || !route.fallback.is_empty();
+    let trace = accepted.trace();
     accepted.note(|settle| settle.route = Some(index));
     Ok(Routed::Call(Call {
         parsed,
@@ -69,5 +75,6 @@ pub fn route(accepted: &mut Accepted, admitted: Admitted) -> Result<Routed, Gate
         alternatives,
         made_up: false,
         has_stale: false,
+        trace,
     }))
 }

@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::log::Format;
 use crate::request::limit::Standing;
 use crate::request::trail::Trail;
+use crate::trace::{self, Span, Trace};
 
 /// Longest client-made text in a log line.
 const SHOWN_MAX: usize = 200;
@@ -80,6 +81,10 @@ pub struct Settle {
     pub status: u16,
     /// How its limits stand.
     pub standing: Standing,
+    /// `None`: it is not traced.
+    pub trace: Option<Arc<Trace>>,
+    /// How the cache took part, as clients are told.
+    pub cache: &'static str,
     /// What it costs, unless a run pays for it; settled under `model`.
     pub bill: Option<Bill>,
     place: Option<OwnedSemaphorePermit>,
@@ -102,6 +107,8 @@ impl Settle {
             streamed: false,
             status: 0,
             standing: Standing::default(),
+            trace: Trace::begin(&head.headers),
+            cache: "",
             bill: None,
             place: None,
             room: None,
@@ -140,6 +147,9 @@ impl Settle {
         let mut line = Line::begin(format);
         line.text("node", &config.node.name);
         line.text("request_id", self.trail.id());
+        if let Some(trace) = &self.trace {
+            line.text("trace_id", &trace.hex());
+        }
         line.text("remote", &self.remote.to_string());
         line.text("method", self.method.as_str());
         line.text("url", &self.url);
@@ -188,6 +198,46 @@ impl Settle {
         }
         line.end()
     }
+
+    fn span(&self, trace: &Arc<Trace>, took: Duration) -> Span {
+        let (_, code) = self.labels();
+        let config = &self.gateway.config;
+        let method = trace::method(&self.method);
+        let endpoint = trace::endpoint(&self.url);
+        let name = endpoint.map_or_else(|| method.to_owned(), |(route, _)| format!("{method} {route}"));
+        let mut span = trace.request(name, took);
+        span.text("http.request.method", method);
+        span.text("url.scheme", if config.listen.tls.is_some() { "https" } else { "http" });
+        span.text("url.path", &self.url);
+        if let Some((route, dialect)) = endpoint {
+            span.text("http.route", route);
+            span.text("gen_ai.operation.name", trace::operation(dialect).unwrap_or_default());
+        }
+        if self.status > 0 {
+            span.number("http.response.status_code", u64::from(self.status));
+        }
+        span.text("gen_ai.request.model", self.model.as_deref().unwrap_or_default());
+        if self.streamed {
+            span.flag("gen_ai.request.stream", true);
+            if let Some(first) = self.trail.first_content {
+                span.seconds("gen_ai.response.time_to_first_chunk", first);
+            }
+        }
+        span.text("error.type", code);
+        if self.status >= 500 || matches!(self.trail.end, End::Interrupted(_)) {
+            span.fail();
+        }
+        let client = self.client.and_then(|c| config.clients.as_ref()?.get(c));
+        span.text("tidegate.client", client.map_or("", |client| client.name.as_str()));
+        let route = self.route.and_then(|r| config.routes.get(r));
+        span.text("tidegate.route", route.map_or("", |route| route.name.as_str()));
+        span.text("tidegate.path", self.trail.path.as_ref().map_or("", |path| path.name.as_str()));
+        span.number("tidegate.attempts", u64::from(self.trail.attempts));
+        span.text("tidegate.cache", self.cache);
+        span.flag("tidegate.fallback", self.trail.fell_back);
+        span.text("tidegate.request_id", self.trail.id());
+        span
+    }
 }
 
 impl Drop for Settle {
@@ -208,6 +258,9 @@ impl Drop for Settle {
         metrics.overhead.record(own.as_secs_f64());
         if let Some(format) = crate::log::requests() {
             crate::log::write(self.line(format, took));
+        }
+        if let Some(trace) = self.trace.take() {
+            self.span(&trace, took).send();
         }
     }
 }

@@ -29,6 +29,7 @@ use plan::Plan;
 use run::Made;
 
 /// What came of looking for an answer.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, and a box would cost every request one")]
 pub enum Sharing {
     /// There is one.
     Answer(Response<Answer>),

@@ -19,12 +19,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Stage, connection};
 use super::verdict::{self, ERROR_BODY_MAX, Media};
-use super::{Answered, Body, Failed, OwnWords, plain};
+use super::{Answered, Body, Failed, OwnWords, plain, traced};
 use crate::answer::Held;
 use crate::headers;
 use crate::request::read::Target;
 use crate::request::relay::{Events, Step};
 use crate::request::route::Call;
+use crate::trace::Attempt;
 use crate::upstream::exchange::{self, AnswerBody, Conn};
 use crate::upstream::pool::Want;
 use crate::upstream::{InFlight, Path};
@@ -83,6 +84,22 @@ pub async fn by_way(
     key: usize,
     first_byte: Duration,
 ) -> Result<Answered, Failed> {
+    let mut span = Attempt::begin(call, way.path);
+    let mut result = run(call, &mut way, key, first_byte, span.as_deref_mut()).await;
+    if let Some(mut span) = span {
+        span.over(way.path);
+        traced::tell(span, &mut result);
+    }
+    result
+}
+
+async fn run(
+    call: &Call,
+    way: &mut Way<'_>,
+    key: usize,
+    first_byte: Duration,
+    span: Option<&mut Attempt>,
+) -> Result<Answered, Failed> {
     let upstream = &way.path.upstream;
     let timeouts = upstream.config.timeouts;
     let first_by = (Instant::now() + first_byte).min(call.deadline);
@@ -95,13 +112,16 @@ pub async fn by_way(
     let place = place.ok_or_else(|| Failed::new(Class::Busy, "the upstream's max_in_flight is reached"))?;
     let _running = Running::begin(way.path);
     let mut stage = Stage::Waiting;
-    let response = match timeout_at(first_by, head(call, &mut way, key, &mut stage)).await {
+    let response = match timeout_at(first_by, head(call, way, key, &mut stage, span.as_deref())).await {
         Ok(response) => response?,
         Err(_) => return Err(stage.too_late()),
     };
     let path = way.path;
     let (mut parts, body) = response.into_parts();
     let status = parts.status;
+    if let Some(span) = span {
+        span.head(status);
+    }
     if status.is_success() {
         let pace = Pace { idle: timeouts.idle, first_by, deadline: call.deadline };
         let body = way.unless_vain(success(call, path, &parts.headers, body, place, &pace)).await?;
@@ -109,7 +129,17 @@ pub async fn by_way(
         let left = left(&parts.headers);
         headers::toward_client(&mut parts.headers);
         let (headers, deadline, idle) = (parts.headers, call.deadline, timeouts.idle);
-        return Ok(Answered { status, headers, body, length, deadline, idle, left, flight: None });
+        return Ok(Answered {
+            status,
+            headers,
+            body,
+            length,
+            deadline,
+            idle,
+            left,
+            flight: None,
+            span: None,
+        });
     }
     let by = (Instant::now() + ERROR_BODY_TIMEOUT).min(call.deadline);
     let text = read_up_to(body, ERROR_BODY_MAX, by).await;
@@ -163,6 +193,7 @@ pub async fn by_way(
                 idle: timeouts.idle,
                 left: None,
                 flight: None,
+                span: None,
             })
         }
     }
@@ -209,6 +240,7 @@ async fn head(
     way: &mut Way<'_>,
     key: usize,
     stage: &mut Stage,
+    span: Option<&Attempt>,
 ) -> Result<Response<AnswerBody>, Failed> {
     let mut unseen = 0;
     loop {
@@ -226,7 +258,10 @@ async fn head(
             flight.turn_to(path.index, now);
             flight.sent(now);
         }
-        let request = request(call, path, key, matches!(conn, Conn::H2(_)))?;
+        let mut request = request(call, path, key, matches!(conn, Conn::H2(_)))?;
+        if let Some(span) = span {
+            span.put(request.headers_mut());
+        }
         *stage = Stage::Sent;
         let sent = way.unless_vain(async { Ok(exchange::send(conn, request, &path.pool).await) });
         match sent.await? {

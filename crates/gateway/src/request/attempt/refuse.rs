@@ -86,6 +86,7 @@ pub fn give_up(
         idle: Duration::ZERO,
         left: None,
         flight: None,
+        span: None,
     })
 }
 

@@ -8,6 +8,7 @@ use super::Owner;
 use super::watch::Watch;
 use crate::answer::{Broken, Held};
 use crate::request::settle::End;
+use crate::trace::Attempt;
 use crate::upstream::InFlight;
 use crate::upstream::exchange::AnswerBody;
 
@@ -21,13 +22,22 @@ pub struct Passage {
     watch: Watch,
     /// Hears how it went.
     pub owner: Owner,
+    /// Of the attempt, where the request is traced.
+    span: Option<Box<Attempt>>,
     _place: InFlight,
 }
 
 impl Passage {
     /// `held` came first; `left` counts it too.
-    pub fn new(held: Held, body: AnswerBody, left: Option<u64>, watch: Watch, place: InFlight) -> Self {
-        Self { left, held, body: Some(body), watch, owner: Owner::None, _place: place }
+    pub fn new(
+        held: Held,
+        body: AnswerBody,
+        left: Option<u64>,
+        watch: Watch,
+        place: InFlight,
+        span: Option<Box<Attempt>>,
+    ) -> Self {
+        Self { left, held, body: Some(body), watch, owner: Owner::None, span, _place: place }
     }
 
     /// Bytes to come, where the upstream said how many.
@@ -58,7 +68,7 @@ impl Passage {
             }
         };
         self.body = None;
-        self.owner.finish(end);
+        self.finish(end);
         Poll::Ready(if end == End::Success { None } else { Some(Err(Broken)) })
     }
 
@@ -66,7 +76,22 @@ impl Passage {
         self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
         if self.left == Some(0) {
             // Nobody asks again after the last byte.
-            self.owner.finish(End::Success);
+            self.finish(End::Success);
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        if let Some(mut span) = self.span.take() {
+            span.end(Some(end));
+        }
+        self.owner.finish(end);
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if let Some(mut span) = self.span.take() {
+            span.end(None);
         }
     }
 }

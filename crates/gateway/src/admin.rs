@@ -62,9 +62,7 @@ async fn page() -> Html<&'static str> {
 }
 
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {
-    let gateway = admin.live.gateway();
-    crate::health::observe::gauges(&gateway);
-    let text = admin.metrics.render() + &gateway.usage.render(&gateway);
+    let text = crate::metrics::text(&admin.live.gateway(), &admin.metrics);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -214,7 +214,7 @@ impl Gateway {
         entry.is_some_and(|c| c.models.is_some())
     }
 
-    /// Closes what has idled for long, and shows what is open.
+    /// Closes what has idled for long.
     pub fn sweep(&self) {
         self.metrics.body_bytes.set(self.admission.body_bytes() as f64);
         for upstream in &self.upstreams {
@@ -225,8 +225,6 @@ impl Gateway {
             if let Some(aside) = &path.aside {
                 aside.pool.sweep(Instant::now());
             }
-            let (open, _) = path.pool.count();
-            path.metrics.connections.set(open as f64);
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Owns the rules in the form the limiter takes them, and what was learnt of how long answers are. Not here: how
 //! they are counted (`tidegate_store::limit`).
 
+pub mod near;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,6 +16,7 @@ pub struct Live(ArcSwap<Gateway>);
 impl Live {
     /// Begins with `gateway`.
     pub fn new(gateway: Gateway) -> Self {
+        gateway.limits.watch();
         Self(ArcSwap::from_pointee(gateway))
     }
 
@@ -30,5 +31,6 @@ impl Live {
         self.0.store(Arc::clone(&next));
         crate::health::start(&next);
         next.fleet.share_keys(&next);
+        next.limits.watch();
     }
 }

@@ -2,34 +2,30 @@
 //!
 //! Handles are made once per route, path, model and client and kept, so that a request only adds to atomics.
 //! Label values come from the configuration or a fixed list; models are the first 100 seen, then `other`.
-//! Histograms hold their samples until the upkeep task folds them into buckets, scraped or not.
+//! What counts and what is timed the recorder keeps (`recorder`); what is as it is now, and goes with the part of the
+//! configuration that it tells of, is written at each scrape ([`text`]).
+
+pub mod exposition;
+mod process;
+mod recorder;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
-};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tidegate_config::used::Config;
 use tidegate_router::outcome::Class;
 use tidegate_wire::answer::Usage;
 
+use self::exposition::{Exposition, Kind};
+pub use self::recorder::{install, upkeep};
+use crate::gateway::Gateway;
 use crate::request::accept::CacheResult;
 
-/// How often samples are folded into buckets; bounds the memory they take between scrapes.
-const UPKEEP: Duration = Duration::from_secs(5);
 const MODELS_MAX: usize = 100;
 const OTHER: &str = "other";
-/// Latencies from a cache hit to a long generation.
-const SECONDS: [f64; 18] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
-    120.0,
-];
-const OVERHEAD_SECONDS: [f64; 13] =
-    [0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.8, 1.0];
 /// Labels of `requests_total{status}`, in the order of `Series::requests`.
 const STATUSES: [&str; 5] = ["success", "client_error", "limited", "upstream_error", "error"];
 /// Labels of `shadow_requests_total{outcome}`.
@@ -51,81 +47,19 @@ pub const CLASSES: [Class; 13] = [
     Class::Busy,
 ];
 
-/// Installs the process's recorder. Once per process; the error says that there is one already.
-pub fn install() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets(&SECONDS)?
-        .set_buckets_for_metric(Matcher::Full("tidegate_overhead_seconds".into()), &OVERHEAD_SECONDS)?
-        .set_buckets_for_metric(Matcher::Full("tidegate_store_operation_seconds".into()), &OVERHEAD_SECONDS)?
-        .install_recorder()?;
-    describe_counter!("tidegate_requests_total", "Client requests by how they ended");
-    describe_counter!("tidegate_upstream_requests_total", "Attempts by path and outcome");
-    describe_counter!("tidegate_api_errors_total", "Failed attempts by type and path");
-    describe_counter!("tidegate_failovers_total", "Requests that went from one path to another");
-    describe_counter!("tidegate_retries_total", "Repeated attempts: won gave the answer, lost failed too");
-    describe_counter!("tidegate_tokens_total", "Tokens as the upstreams counted them");
-    describe_counter!("tidegate_malformed_events_total", "Stream events that were not JSON and were dropped");
-    describe_counter!("tidegate_log_lines_dropped_total", "Log lines lost because stderr did not keep up");
-    describe_counter!("tidegate_unpriced_tokens_total", "Tokens of models without a price");
-    describe_counter!(
-        "tidegate_cache_requests_total",
-        "Requests on routes with a cache, by its part in them"
+/// All families, as Prometheus reads them. Must be called on the control thread.
+pub fn text(gateway: &Gateway, recorded: &PrometheusHandle) -> String {
+    let mut text = Exposition::after(recorded.render());
+    let node = &gateway.config.node.name;
+    text.family("tidegate_build_info", Kind::Gauge, "Version and configuration of this node").sample(
+        &[("version", env!("CARGO_PKG_VERSION")), ("config_hash", &gateway.config.hash), ("node", node)],
+        1.0,
     );
-    describe_counter!("tidegate_rate_limit_decisions_total", "Limits asked, by scope and what they said");
-    describe_gauge!("tidegate_store_up", "1 while the store answers");
-    describe_histogram!("tidegate_store_operation_seconds", "Calls to the store");
-    describe_gauge!("tidegate_cache_bytes", "Answers kept in this node's memory");
-    describe_gauge!("tidegate_cache_entries", "Answers kept in this node's memory");
-    describe_gauge!("tidegate_fleet_nodes", "Nodes that share the store, this one among them");
-    describe_histogram!(
-        "tidegate_http_request_duration_seconds",
-        "From the first byte in to the last byte out"
-    );
-    describe_histogram!(
-        "tidegate_overhead_seconds",
-        "Time spent in the gateway itself, upstream waits excluded"
-    );
-    describe_histogram!(
-        "tidegate_time_to_first_token_seconds",
-        "From the first byte in to the first content"
-    );
-    describe_counter!(
-        "tidegate_path_transitions_total",
-        "Changes of state of a path, or of a model of an upstream"
-    );
-    describe_counter!("tidegate_shadow_requests_total", "Copied and made-up requests to recovering paths");
-    describe_counter!("tidegate_hedges_total", "Second tries beside a slow first one");
-    describe_counter!("tidegate_probes_total", "Active probes of a path");
-    describe_gauge!("tidegate_path_state", "1 for the state a path is in");
-    describe_gauge!("tidegate_path_share", "Share of its normal traffic that a path may take");
-    describe_gauge!("tidegate_path_latency_seconds", "Time to the first content over a path, or of a probe");
-    describe_gauge!("tidegate_egress_up", "1 while handshakes through an egress work");
-    describe_gauge!("tidegate_egress_latency_seconds", "Of a handshake through an egress");
-    describe_gauge!("tidegate_fallback_active", "1 while a route lives on a fallback");
-    describe_gauge!("tidegate_node_cut_off", "1 while everything that this node tries fails");
-    describe_gauge!("tidegate_in_flight_requests", "Requests being worked on");
-    describe_gauge!("tidegate_queued_requests", "Requests waiting for a place on this node");
-    describe_gauge!("tidegate_active_streams", "Streams being relayed");
-    describe_gauge!("tidegate_request_body_bytes", "Request bodies in memory, those above 64 KiB");
-    describe_gauge!("tidegate_connections", "Client connections");
-    describe_gauge!("tidegate_connections_max", "Client connections that are taken at once");
-    describe_gauge!("tidegate_upstream_connections", "Open connections of a path");
-    describe_gauge!("tidegate_config_last_reload_successful", "1 when the file on disk is the one in force");
-    describe_gauge!(
-        "tidegate_config_last_reload_timestamp_seconds",
-        "When the configuration in force was loaded"
-    );
-    describe_gauge!("tidegate_build_info", "Version and configuration of this node");
-    Ok(handle)
-}
-
-/// Folds histogram samples for as long as the process lives.
-pub async fn upkeep(handle: PrometheusHandle) {
-    let mut tick = tokio::time::interval(UPKEEP);
-    loop {
-        tick.tick().await;
-        handle.run_upkeep();
-    }
+    crate::health::observe::render(gateway, &mut text);
+    crate::limits::near::render(gateway, &mut text);
+    gateway.usage.render(gateway, &mut text);
+    process::render(&mut text);
+    text.into_text()
 }
 
 /// Series of the node as a whole, and the tables of the rest.
@@ -172,8 +106,6 @@ pub struct Series {
 impl Metrics {
     /// Registers the series of `config`. Those of the configuration `before` go on where names have stayed.
     pub fn new(config: &Config, before: Option<&Self>) -> Self {
-        gauge!("tidegate_build_info", "version" => env!("CARGO_PKG_VERSION"), "config_hash" => config.hash.clone(), "node" => config.node.name.clone())
-            .set(1.0);
         // Rare events count from 0: an increase is only seen from a value that was there before.
         counter!("tidegate_log_lines_dropped_total").increment(0);
         counter!("tidegate_cache_writes_dropped_total").increment(0);
@@ -309,8 +241,6 @@ pub struct PathMetrics {
     by_class: Vec<(Counter, Counter)>,
     /// Events dropped because they were not JSON.
     pub malformed: Counter,
-    /// Open connections.
-    pub connections: Gauge,
     /// Time to first content, per route by index.
     pub ttft: Vec<Histogram>,
     shadows: [Counter; SHADOWS.len()],
@@ -340,7 +270,6 @@ impl PathMetrics {
                 .map(|o| counter!("tidegate_shadow_requests_total", "path" => path(), "outcome" => o)),
             probes: ["pass", "fail", "skipped"]
                 .map(|o| counter!("tidegate_probes_total", "path" => path(), "outcome" => o)),
-            connections: gauge!("tidegate_upstream_connections", "path" => path()),
             ttft: routes
                 .iter()
                 .map(|route| {

@@ -4,7 +4,6 @@
 //! what it has not told yet, usually a second's worth. Not here: budgets, which the limits keep.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tidegate_wire::answer::Usage;
 
 use crate::gateway::Gateway;
 use crate::live::Live;
+use crate::metrics::exposition::{Exposition, Kind};
 
 /// How often the store is told.
 const TELL: Duration = Duration::from_secs(1);
@@ -52,28 +52,22 @@ impl Book {
         add(&mut row.owed, Amount { requests: 1, prompt, completion, cached, micro_usd });
     }
 
-    /// `cost_usd_total`, as Prometheus reads it: the metrics library's counters are whole numbers.
-    pub fn render(&self, gateway: &Gateway) -> String {
+    /// Adds `cost_usd_total`.
+    pub fn render(&self, gateway: &Gateway, text: &mut Exposition) {
         let mut rows: Vec<(Who, f64)> = {
             let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             rows.iter().map(|(who, row)| (who.clone(), row.micro_usd)).collect()
         };
         rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let mut text = String::from(
-            "# HELP tidegate_cost_usd_total What answers cost by the configured prices\n# TYPE tidegate_cost_usd_total counter\n",
+        let mut costs = text.family(
+            "tidegate_cost_usd_total",
+            Kind::Counter,
+            "What answers cost by the configured prices",
         );
         for ((client, model), micro_usd) in rows {
             let model = gateway.metrics.model_name(model);
-            let usd = micro_usd / 1e6;
-            // Writing into a String cannot fail.
-            let _ = writeln!(
-                text,
-                "tidegate_cost_usd_total{{client=\"{}\",model=\"{}\"}} {usd}",
-                escaped(&client),
-                escaped(&model)
-            );
+            costs.sample(&[("client", &client), ("model", &model)], micro_usd / 1e6);
         }
-        text
     }
 
     fn take(&self) -> Vec<(Who, Amount)> {
@@ -131,11 +125,6 @@ pub async fn keep(live: Arc<Live>) {
         let gateway = live.gateway();
         gateway.usage.tell(&gateway).await;
     }
-}
-
-/// A label's value.
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,6 +27,15 @@ const NO_WORKER: usize = usize::MAX;
 thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(NO_WORKER) };
     static RUNNING: RefCell<Option<TaskTracker>> = const { RefCell::new(None) };
+}
+
+/// The runtimes of all workers of this process.
+static RUNTIMES: Mutex<Vec<tokio::runtime::Handle>> = Mutex::new(Vec::new());
+
+/// Tasks that live on all workers.
+pub fn tasks() -> usize {
+    let runtimes = RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).sum()
 }
 
 /// The index of the worker whose thread this is.
@@ -80,6 +89,7 @@ impl<G: Send + 'static> Workers<G> {
             let load = Arc::new(AtomicUsize::new(0));
             let (serve, last) = (serve.clone(), last.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            RUNTIMES.lock().unwrap_or_else(PoisonError::into_inner).push(runtime.handle().clone());
             let counted = Arc::clone(&load);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 CURRENT.with(|c| c.set(index));

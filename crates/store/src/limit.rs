@@ -22,6 +22,7 @@ mod seen;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod watch;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,6 +40,8 @@ use self::outage::Outage;
 pub use self::rule::{Applies, Rule, Scope};
 use self::seen::SeenCounters;
 use self::upkeep::{Job, QUEUE, RunningCharges};
+pub use self::watch::Stand;
+use self::watch::Watched;
 use crate::Store;
 pub use tidegate_config::used::{Meter, OnStoreLoss, Pace, Smooth, Span};
 
@@ -58,6 +61,7 @@ pub struct Limiter {
     leases: Leases,
     outage: Outage,
     running: RunningCharges,
+    watched: Watched,
     jobs: mpsc::Sender<Job>,
     jobs_out: Mutex<Option<mpsc::Receiver<Job>>>,
     counts: Counts,
@@ -87,6 +91,7 @@ impl Limiter {
             leases: Leases::default(),
             outage: Outage::default(),
             running: RunningCharges::default(),
+            watched: Watched::default(),
             jobs,
             jobs_out: Mutex::new(Some(jobs_out)),
             counts: Counts::new(),

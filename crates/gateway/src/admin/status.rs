@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::gateway::{Gateway, Route};
 use crate::health::{now, observe};
+use crate::limits::near;
 
 /// A day's usage is many rows, and nobody but an operator waits for it.
 const USAGE_WITHIN: Duration = Duration::from_secs(2);
@@ -42,6 +43,7 @@ pub fn of(gateway: &Gateway) -> Value {
         "paths": (0..gateway.paths.len()).map(|index| path(gateway, index)).collect::<Vec<_>>(),
         "egress": egress.collect::<Vec<_>>(),
         "routes": gateway.routes.iter().enumerate().map(|(n, r)| route(gateway, n, r)).collect::<Vec<_>>(),
+        "limits": near::status(gateway),
         "fleet": gateway.fleet.status(gateway),
     })
 }

@@ -1,11 +1,12 @@
 //! What operators hear of health: a log line and a count per transition, gauges of every path and egress.
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use tidegate_health::breaker::State;
 use tidegate_health::registry::Event;
 
 use super::now;
 use crate::gateway::Gateway;
+use crate::metrics::exposition::{Exposition, Kind};
 
 /// A fallback that answered this long ago is still what a route lives on.
 const FELL_BACK: std::time::Duration = std::time::Duration::from_secs(10);
@@ -25,35 +26,63 @@ pub fn transition(event: &Event) {
         .increment(1);
 }
 
-/// Sets the gauges to what is so now; before every scrape, and not in between.
-pub fn gauges(gateway: &Gateway) {
+/// Adds how paths, ways out and routes are now.
+pub fn render(gateway: &Gateway, text: &mut Exposition) {
     let now = now();
-    for path in &gateway.paths {
-        let Some(status) = gateway.health.path_status(path.index, now) else { continue };
+    let paths: Vec<_> = gateway
+        .paths
+        .iter()
+        .filter_map(|path| Some((path, gateway.health.path_status(path.index, now)?)))
+        .collect();
+    let mut states = text.family("tidegate_path_state", Kind::Gauge, "1 for the state a path is in");
+    for (path, status) in &paths {
         for state in State::ALL {
-            gauge!("tidegate_path_state", "path" => path.name.clone(), "state" => state.word())
-                .set(f64::from(u8::from(state == status.state)));
+            let is = f64::from(u8::from(state == status.state));
+            states.sample(&[("path", &path.name), ("state", state.word())], is);
         }
-        gauge!("tidegate_path_share", "path" => path.name.clone()).set(status.share);
+    }
+    let mut shares =
+        text.family("tidegate_path_share", Kind::Gauge, "Share of its normal traffic that a path may take");
+    for (path, status) in &paths {
+        shares.sample(&[("path", &path.name)], status.share);
+    }
+    let mut latencies = text.family(
+        "tidegate_path_latency_seconds",
+        Kind::Gauge,
+        "Time to the first content over a path, or of a probe",
+    );
+    for (path, status) in &paths {
         if let Some(latency) = status.first.or(status.network) {
-            gauge!("tidegate_path_latency_seconds", "path" => path.name.clone()).set(latency.as_secs_f64());
+            latencies.sample(&[("path", &path.name)], latency.as_secs_f64());
         }
     }
-    for egress in gateway.health.egress_status() {
-        if let Some(up) = egress.up {
-            gauge!("tidegate_egress_up", "egress" => egress.name.clone()).set(f64::from(u8::from(up)));
+    let mut connections =
+        text.family("tidegate_upstream_connections", Kind::Gauge, "Open connections of a path");
+    for (path, _) in &paths {
+        connections.sample(&[("path", &path.name)], path.pool.count().0 as f64);
+    }
+    let ways = gateway.health.egress_status();
+    let mut up = text.family("tidegate_egress_up", Kind::Gauge, "1 while handshakes through an egress work");
+    for egress in &ways {
+        if let Some(is) = egress.up {
+            up.sample(&[("egress", &egress.name)], f64::from(u8::from(is)));
         }
+    }
+    let mut latencies =
+        text.family("tidegate_egress_latency_seconds", Kind::Gauge, "Of a handshake through an egress");
+    for egress in &ways {
         if let Some(latency) = egress.latency {
-            gauge!("tidegate_egress_latency_seconds", "egress" => egress.name.clone())
-                .set(latency.as_secs_f64());
+            latencies.sample(&[("egress", &egress.name)], latency.as_secs_f64());
         }
     }
+    let mut fallbacks =
+        text.family("tidegate_fallback_active", Kind::Gauge, "1 while a route lives on a fallback");
     for route in &gateway.routes {
-        let name = route.config.name.clone();
-        gauge!("tidegate_fallback_active", "route" => name)
-            .set(f64::from(u8::from(is_on_fallback(route, now))));
+        let is = f64::from(u8::from(is_on_fallback(route, now)));
+        fallbacks.sample(&[("route", &route.config.name)], is);
     }
-    gauge!("tidegate_node_cut_off").set(f64::from(u8::from(gateway.health.is_cut_off())));
+    let cut_off = f64::from(u8::from(gateway.health.is_cut_off()));
+    text.gauge("tidegate_node_cut_off", "1 while everything that this node tries fails", cut_off);
 }
 
 /// A fallback has answered a request of the route lately.

@@ -161,7 +161,7 @@ impl Counter {
                 Asked { denied: (!fits).then(wait), spent, ..Asked::default() }
             }
             (_, Rule::Running { limit, .. }) => {
-                let fits = (self.held.len() + 1) as f64 <= limit;
+                let fits = self.held.len() as f64 + cost <= limit;
                 Asked { denied: (!fits).then_some(ASK_AGAIN), ..Asked::default() }
             }
             _ => Asked::default(),
@@ -173,6 +173,8 @@ impl Counter {
         let amount = self.rule.takes(debit.cost) + extra;
         self.add(amount, now);
         let lives = match self.rule {
+            // Nothing is counted of a mere look.
+            Rule::Running { .. } if amount <= 0.0 => return,
             Rule::Running { lives, .. } => lives,
             _ if debit.reserved => lives,
             _ => return,

@@ -163,6 +163,15 @@ impl Leases {
         Some(lease)
     }
 
+    /// What is held of a counter, in units.
+    pub(super) fn held(&self, name: &Name, now: Instant) -> f64 {
+        let lease = self.table().get(name).map(Arc::clone);
+        lease.map_or(0.0, |lease| {
+            let held = lease.held();
+            if now < held.until { held.left } else { 0.0 }
+        })
+    }
+
     /// All that the store is yet to hear of leases, each with its amount as [`Lease::due`]; those not in use are
     /// forgotten.
     pub(super) fn due(&self, all: bool, now: Instant) -> Vec<(Arc<Lease>, f64)> {

@@ -165,6 +165,12 @@ impl Outage {
         owed + state.told.get(name).copied().unwrap_or(0.0)
     }
 
+    /// What the store does not know was taken of a counter, in units: of this outage, and what it has yet to hear.
+    pub(super) fn missed(&self, name: &Name) -> f64 {
+        let taken = self.state().shares.get(name).map_or(0.0, |share| share.used);
+        taken + self.unreported(name)
+    }
+
     /// The store answers: the outage is over, and this is what it is to be told.
     pub(super) fn end(&self) -> Vec<Owed> {
         let mut state = self.state();

@@ -163,6 +163,12 @@ impl Applies {
         Self { rule, name: Name { group, key } }
     }
 
+    /// The limit.
+    #[must_use]
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
     /// `all`, each under a key of its own, also where a group has several limits of one kind and span. Every node is to
     /// give them in the same order.
     pub(super) fn apart(all: &[Self]) -> Vec<Self> {

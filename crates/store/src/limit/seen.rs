@@ -62,6 +62,12 @@ impl SeenCounters {
         }
     }
 
+    /// Of a counter of what runs, what was left when it was last heard of, unless all that ran then is forgotten by now.
+    pub(super) fn running(&self, name: &Name, lives: Duration, now: Instant) -> Option<f64> {
+        let seen = self.0.get(name)?;
+        (now.saturating_duration_since(seen.at) < lives).then_some(seen.left)
+    }
+
     /// `used` was taken without the store, which hears of it now.
     pub(super) fn take(&self, name: &Name, counter: Counter, used: f64, now: Instant) {
         let known = self.known(name, counter, now);

@@ -11,6 +11,7 @@ mod bounds;
 mod costs;
 mod counts;
 mod losses;
+mod watching;
 
 const UP: u8 = 0;
 const SECOND: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::outage::Owed;
 use super::rule::{Name, RUNNING_LIVES};
+use super::watch::LOOK_EVERY;
 use super::{BACKGROUND, Limiter};
 use crate::Failure;
 use crate::charge::{Charge, Counter, Debit, Running, Settled, Settlement};
@@ -79,6 +80,9 @@ impl Limiter {
         let now = Instant::now();
         let mut renew = tokio::time::interval_at(now + RENEW_EVERY, RENEW_EVERY);
         let mut leases = tokio::time::interval_at(now + LEASES_EVERY, LEASES_EVERY);
+        let mut looks = tokio::time::interval_at(now + LOOK_EVERY, LOOK_EVERY);
+        let mut turn = 0_usize;
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         leases.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -89,6 +93,10 @@ impl Limiter {
                 _ = leases.tick() => {
                     self.return_leases(false);
                     self.end_outage().await;
+                }
+                _ = looks.tick() => {
+                    turn = turn.wrapping_add(1);
+                    self.look(turn).await;
                 }
             }
         }

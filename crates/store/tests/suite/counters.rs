@@ -147,3 +147,16 @@ pub async fn a_denied_charge_leaves_nothing_running(Pair { here, .. }: &Pair) {
     denied(take(here, &group, &[one.clone(), debit("requests", slow(1.0), 1.0)]).await);
     admitted(take(here, &group, &[one]).await);
 }
+
+pub async fn a_look_at_what_runs_counts_nothing(Pair { here, there, .. }: &Pair) {
+    let group = group();
+    let running = |cost| debit("in_flight", Counter::Running { limit: 2.0, lives: LONG }, cost);
+    admitted(take(here, &group, &[running(1.0)]).await);
+    for _ in 0..3 {
+        assert_near(admitted(take(there, &group, &[running(0.0)]).await).left, 1.0);
+    }
+    admitted(take(here, &group, &[running(1.0)]).await);
+    // Nor is it denied where all places are taken.
+    assert_near(admitted(take(there, &group, &[running(0.0)]).await).left, 0.0);
+    denied(take(there, &group, &[running(1.0)]).await);
+}

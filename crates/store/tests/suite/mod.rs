@@ -197,6 +197,7 @@ macro_rules! cases {
                 an_entry_that_is_not_renewed_is_forgotten_and_one_that_is_stays,
                 a_renewal_does_not_bring_back_what_has_ended,
                 a_denied_charge_leaves_nothing_running,
+                a_look_at_what_runs_counts_nothing,
             ];
             answers: [
                 the_first_to_ask_leads_and_the_others_follow,

@@ -6,14 +6,16 @@
 //! `parts` finds and runs the real counterparts that `scripts/install` brings. For outages: `simulated` is an
 //! upstream that changes its behaviour while it runs, `fault_proxy` and `tunnel` stand for the network between,
 //! `load` for many clients, `status` follows what the node says of its paths, and `scrape` reads its metrics; `apart`
-//! gives a test a network of its own, in which packets are lost and names resolve as it says; `collector` takes traces.
-//! For clusters: `redis` runs stores, `nodes` several nodes over one of them, and `prometheus` watches them.
+//! gives a test a network of its own, in which packets are lost and names resolve as it says; `collector` takes traces,
+//! `browser` looks at pages. For clusters: `redis` runs stores, `nodes` several nodes over one of them, and `prometheus`
+//! watches them.
 //!
 //! Nothing here waits for time to pass, latencies aside: every wait is for an event, with a deadline that fails
 //! the test.
 
 pub mod answer;
 pub mod apart;
+pub mod browser;
 pub mod ca;
 pub mod client;
 pub mod collector;

@@ -53,6 +53,12 @@ pub fn node_modules() -> Option<PathBuf> {
     Some(root().join(".parts/node"))
 }
 
+/// The folder from which Node finds `playwright-core`.
+pub fn playwright() -> Option<PathBuf> {
+    among_parts("playwright-core", "node/node_modules/playwright-core")?;
+    Some(root().join(".parts/node"))
+}
+
 /// Valkey's server.
 pub fn valkey() -> Option<PathBuf> {
     let libraries = root().join(".parts/python/lib");

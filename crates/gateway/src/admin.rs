@@ -4,6 +4,7 @@
 //! Runs on the control thread: a busy data plane does not make a probe fail.
 
 mod config;
+mod page;
 mod status;
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{Html, IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
@@ -57,8 +58,8 @@ pub async fn serve(
     }
 }
 
-async fn page() -> Html<&'static str> {
-    Html(include_str!("admin/status.html"))
+async fn page(State(admin): State<Admin>) -> Response {
+    page::page(&status::of(&admin.live.gateway()))
 }
 
 async fn render(State(admin): State<Admin>) -> impl IntoResponse {
@@ -120,8 +121,16 @@ async fn reload(
     }
 }
 
-async fn status(State(admin): State<Admin>) -> Json<Value> {
-    Json(status::of(&admin.live.gateway()))
+#[derive(serde::Deserialize)]
+struct Form {
+    /// `html`: for the page's script.
+    #[serde(default)]
+    format: String,
+}
+
+async fn status(State(admin): State<Admin>, Query(form): Query<Form>) -> Response {
+    let status = status::of(&admin.live.gateway());
+    if form.format == "html" { page::part(&status) } else { Json(status).into_response() }
 }
 
 #[derive(serde::Deserialize)]
@@ -183,8 +192,12 @@ fn error(message: &str, code: &str) -> Value {
     json!({"message": message, "type": "invalid_request_error", "param": null, "code": code})
 }
 
-/// The token where one is configured, else loopback.
+/// The token where one is configured, else loopback. A page of another site may make an operator's browser send
+/// anything, from loopback too: the browser says so.
 fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> bool {
+    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
+        return false;
+    }
     match &gateway.config.admin.token {
         None => peer.ip().to_canonical().is_loopback(),
         Some(token) => headers

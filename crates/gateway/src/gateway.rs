@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::health::observe;
+use crate::history::History;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, PathMetrics};
 use crate::reload::Record;
@@ -69,6 +70,8 @@ pub struct Gateway {
     pub fleet: Arc<Fleet>,
     /// Series.
     pub metrics: Metrics,
+    /// The last minutes of each path, for the status page.
+    pub history: Arc<History>,
     /// Whether this node is going away.
     pub drain: Arc<Drain>,
     /// When it started, for the status page.
@@ -174,7 +177,7 @@ impl Gateway {
             Some(old) => Shared::of(old, &config),
             None => Shared::new(&config, &metrics)?,
         };
-        let Shared { store, limits, answers, usage, fleet, admission, drain, started } = shared;
+        let Shared { store, limits, answers, usage, fleet, admission, history, drain, started } = shared;
         Ok(Self {
             limits,
             answers,
@@ -185,6 +188,7 @@ impl Gateway {
             clients,
             admission,
             metrics,
+            history,
             drain,
             started,
             reloads,
@@ -237,6 +241,7 @@ struct Shared {
     usage: Arc<Book>,
     fleet: Arc<Fleet>,
     admission: Arc<Admission>,
+    history: Arc<History>,
     drain: Arc<Drain>,
     started: std::time::SystemTime,
 }
@@ -261,6 +266,7 @@ impl Shared {
             usage: Arc::default(),
             fleet: Arc::new(fleet),
             admission: Arc::new(Admission::new(config.node_limit, metrics.queued.clone())),
+            history: Arc::new(History::new(crate::health::now())),
             drain: Arc::default(),
             started: crate::clock::wall(),
             store,
@@ -274,6 +280,7 @@ impl Shared {
             usage: Arc::clone(&old.usage),
             fleet: Arc::clone(&old.fleet),
             admission: Arc::new(old.admission.next(config.node_limit)),
+            history: Arc::clone(&old.history),
             drain: Arc::clone(&old.drain),
             started: old.started,
             store: old.store.clone(),
@@ -336,7 +343,14 @@ impl Ways<'_> {
                 }
             };
             candidates.push(Candidate { path: self.paths.len(), upstream: index, egress: *egress_index });
-            let metrics = PathMetrics::new(&name, &self.config.routes);
+            let mut metrics = PathMetrics::new(&name, &self.config.routes);
+            let names =
+                |config: &Config| config.routes.iter().map(|route| route.name.clone()).collect::<Vec<_>>();
+            if let (Some(before), Some(old)) = (before, self.old)
+                && names(&old.config) == names(self.config)
+            {
+                metrics.tally = Arc::clone(&before.metrics.tally);
+            }
             let path = |pool: Arc<Pool>, aside: Option<Arc<Path>>| Path {
                 index: self.paths.len(),
                 header: header.clone(),

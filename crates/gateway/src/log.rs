@@ -111,7 +111,7 @@ pub fn requests() -> Option<Format> {
     SINK.get().filter(|s| s.requests).map(|s| s.format)
 }
 
-/// The text without what looks like a key.
+/// A text without what no line of the log may show, for what is shown elsewhere.
 pub fn redacted(text: &str) -> String {
     let patterns = SINK.get().map(|sink| sink.redact.as_slice()).unwrap_or_default();
     redact(patterns, text.to_owned())

@@ -15,6 +15,7 @@ mod fleet;
 mod gateway;
 mod headers;
 mod health;
+mod history;
 mod limits;
 mod listener;
 mod live;

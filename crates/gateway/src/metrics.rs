@@ -10,6 +10,7 @@ mod process;
 mod recorder;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tidegate_wire::answer::Usage;
 use self::exposition::{Exposition, Kind};
 pub use self::recorder::{install, upkeep};
 use crate::gateway::Gateway;
+use crate::history::Tally;
 use crate::request::accept::CacheResult;
 
 const MODELS_MAX: usize = 100;
@@ -79,6 +81,8 @@ pub struct Metrics {
     pub overhead: Histogram,
     /// By route, for those that have a cache.
     cache: Vec<Vec<Counter>>,
+    /// The same of all routes, to be read.
+    cache_met: Arc<[AtomicU64; CacheResult::ALL.len()]>,
     routes: Vec<String>,
     clients: Vec<Arc<str>>,
     /// The same through all configurations.
@@ -117,6 +121,7 @@ impl Metrics {
             connections: gauge!("tidegate_connections"),
             overhead: histogram!("tidegate_overhead_seconds"),
             cache: config.routes.iter().map(cache_counters).collect(),
+            cache_met: before.map(|before| Arc::clone(&before.cache_met)).unwrap_or_default(),
             routes: config.routes.iter().map(|r| r.name.clone()).collect(),
             clients: config.clients.iter().flatten().map(|c| c.name.as_str().into()).collect(),
             models: before.map(|before| Arc::clone(&before.models)).unwrap_or_default(),
@@ -179,9 +184,19 @@ impl Metrics {
     /// How a request met the cache of its route.
     pub fn cache(&self, route: usize, result: CacheResult) {
         let at = CacheResult::ALL.iter().position(|other| *other == result);
-        if let Some(counter) = at.and_then(|at| self.cache.get(route)?.get(at)) {
-            counter.increment(1);
+        let Some((at, counter)) = at.and_then(|at| Some((at, self.cache.get(route)?.get(at)?))) else {
+            return;
+        };
+        counter.increment(1);
+        if let Some(met) = self.cache_met.get(at) {
+            met.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many requests on routes with a cache met it so, since the start.
+    pub fn cache_met(&self, result: CacheResult) -> u64 {
+        let at = CacheResult::ALL.iter().position(|other| *other == result);
+        at.and_then(|at| self.cache_met.get(at)).map_or(0, |met| met.load(Ordering::Relaxed))
     }
 
     /// The number of a model. Only a model that some route took gets here, yet a `*` route takes what clients invent: hence the cap.
@@ -243,6 +258,8 @@ pub struct PathMetrics {
     pub malformed: Counter,
     /// Time to first content, per route by index.
     pub ttft: Vec<Histogram>,
+    /// The same in numbers that can be read.
+    pub tally: Arc<Tally>,
     shadows: [Counter; SHADOWS.len()],
     probes: [Counter; 3],
 }
@@ -270,6 +287,7 @@ impl PathMetrics {
                 .map(|o| counter!("tidegate_shadow_requests_total", "path" => path(), "outcome" => o)),
             probes: ["pass", "fail", "skipped"]
                 .map(|o| counter!("tidegate_probes_total", "path" => path(), "outcome" => o)),
+            tally: Arc::new(Tally::new(routes.len())),
             ttft: routes
                 .iter()
                 .map(|route| {
@@ -300,6 +318,7 @@ impl PathMetrics {
 
     /// An attempt over this path ended, `None` being well.
     pub fn attempt(&self, failure: Option<Class>) {
+        self.tally.attempt(failure.is_some());
         let Some(class) = failure else { return self.ok.increment(1) };
         let series = CLASSES.iter().position(|c| *c == class).and_then(|at| self.by_class.get(at));
         if let Some((outcomes, errors)) = series {

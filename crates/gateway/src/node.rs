@@ -74,6 +74,7 @@ impl Node {
         tokio::spawn(Arc::clone(gateway.limits.limiter()).run());
         tokio::spawn(Arc::clone(&gateway.answers).run());
         tokio::spawn(crate::usage::keep(Arc::clone(&live)));
+        tokio::spawn(crate::history::keep(Arc::clone(&live)));
         crate::health::start(&gateway);
         tokio::spawn(Arc::clone(&gateway.fleet).run(Arc::clone(&live)));
         let reloader = file.map(|(path, reads)| Arc::new(Reloader::new(Arc::clone(&live), path, reads)));

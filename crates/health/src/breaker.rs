@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tidegate_config::used::Health;
 
 use crate::window::{Counts, Window};
-pub use recovery::{Claim, Verdict};
+pub use recovery::{Claim, Progress, Verdict};
 use recovery::{Ramp, Recovery};
 pub use words::{Around, Fault, Permit, Reason, Signal, State, Transition};
 
@@ -34,6 +34,8 @@ const LATEST: u32 = 20;
 const SETBACKS_MAX: u32 = 16;
 /// After a hold-down the ramp's steps are this many times longer.
 const STRICT: u32 = 3;
+/// What decided is kept to this many bytes; an upstream may have said it.
+const EVIDENCE_MAX: usize = 200;
 
 /// The machine.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub struct Breaker {
     forced: bool,
     since: Instant,
     reason: Option<Reason>,
+    evidence: String,
     generation: u32,
     firsts: Window,
     /// The last outcomes, a bit for each, 1 for a failure: a long good past must not hide what happens now.
@@ -85,6 +88,7 @@ impl Breaker {
             forced: false,
             since: now,
             reason: None,
+            evidence: String::new(),
             generation: 0,
             latest: 0,
             latest_count: 0,
@@ -121,6 +125,12 @@ impl Breaker {
     #[must_use]
     pub const fn reason(&self) -> Option<Reason> {
         self.reason
+    }
+
+    /// The counts or times that decided; empty where there are none.
+    #[must_use]
+    pub fn evidence(&self) -> &str {
+        &self.evidence
     }
 
     /// Rises with every transition.
@@ -363,6 +373,7 @@ impl Breaker {
         self.forced = matches!(to, State::Disabled | State::Open);
         if self.forced {
             self.reason = Some(Reason::Operator);
+            self.evidence.clear();
         }
         (to != self.state).then(|| self.go(to, Reason::Operator, String::new(), now))
     }
@@ -441,6 +452,9 @@ impl Breaker {
         let from = std::mem::replace(&mut self.state, to);
         self.since = now;
         self.reason = Some(reason);
+        self.evidence.clear();
+        self.evidence
+            .push_str(evidence.get(..evidence.floor_char_boundary(EVIDENCE_MAX)).unwrap_or_default());
         self.generation = self.generation.wrapping_add(1);
         self.in_a_row = 0;
         self.unreached_in_a_row = 0;

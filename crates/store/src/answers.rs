@@ -146,6 +146,12 @@ impl Answers {
         })
     }
 
+    /// What the tier in this process's memory holds: bytes and answers, as of a moment ago.
+    #[must_use]
+    pub fn held(&self) -> (u64, u64) {
+        self.memory.held()
+    }
+
     /// The key of a request: equal if and only if all parts are, in order.
     #[must_use]
     pub fn key(&self, parts: &[&[u8]]) -> Key {

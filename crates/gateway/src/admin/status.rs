@@ -4,11 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
+use tidegate_health::breaker::Progress;
 use tokio::time::Instant;
 
 use crate::gateway::{Gateway, Route};
 use crate::health::{now, observe};
 use crate::limits::near;
+use crate::request::accept::CacheResult;
 
 /// A day's usage is many rows, and nobody but an operator waits for it.
 const USAGE_WITHIN: Duration = Duration::from_secs(2);
@@ -21,7 +23,7 @@ pub fn of(gateway: &Gateway) -> Value {
             "name": egress.name,
             "up": egress.up,
             "latency_ms": egress.latency.map(millis),
-            "detail": egress.detail,
+            "detail": crate::log::redacted(&egress.detail),
         })
     });
     json!({
@@ -45,6 +47,27 @@ pub fn of(gateway: &Gateway) -> Value {
         "routes": gateway.routes.iter().enumerate().map(|(n, r)| route(gateway, n, r)).collect::<Vec<_>>(),
         "limits": near::status(gateway),
         "fleet": gateway.fleet.status(gateway),
+        "cache": cache(gateway),
+    })
+}
+
+/// Null where no route keeps answers. Bytes and entries are of this node's memory, the rest counts requests on routes
+/// with a cache since the start.
+fn cache(gateway: &Gateway) -> Value {
+    if gateway.config.routes.iter().all(|route| route.cache.is_none()) {
+        return Value::Null;
+    }
+    let (bytes, entries) = gateway.answers.held();
+    let met = |result| gateway.metrics.cache_met(result);
+    json!({
+        "bytes": bytes,
+        "max_bytes": gateway.config.node.cache_memory,
+        "entries": entries,
+        "hits": met(CacheResult::Hit),
+        "misses": met(CacheResult::Miss),
+        "coalesced": met(CacheResult::Coalesced),
+        "stale": met(CacheResult::Stale),
+        "bypass": met(CacheResult::Bypass),
     })
 }
 
@@ -93,10 +116,35 @@ pub fn path(gateway: &Gateway, index: usize) -> Value {
         "open_until": status.open_for.map(|wait| date(wall + wait)),
         "since": date(wall.checked_sub(status.since).unwrap_or(wall)),
         "reason": status.reason.map(|reason| reason.word()),
+        "evidence": crate::log::redacted(&status.evidence),
+        "recovery": status.progress.map(progress),
         "models": models.collect::<Vec<_>>(),
+        "history": gateway.history.of(&path.name),
         "connections": {"open": open, "idle": idle},
         "keys": {"total": keys, "resting": resting},
     })
+}
+
+fn progress(progress: Progress) -> Value {
+    match progress {
+        Progress::Shadowing { passes, needed, took, span, next } => json!({
+            "phase": "shadowing",
+            "passes": passes,
+            "needed": needed,
+            "took_ms": millis(took),
+            "span_ms": millis(span),
+            "next_ms": millis(next),
+        }),
+        Progress::Ramping { step, steps, good, needed, took, length } => json!({
+            "phase": "ramping",
+            "step": step,
+            "steps": steps,
+            "good": good,
+            "needed": needed,
+            "took_ms": millis(took),
+            "length_ms": millis(length),
+        }),
+    }
 }
 
 fn route(gateway: &Gateway, index: usize, route: &Route) -> Value {
@@ -122,6 +170,7 @@ fn route(gateway: &Gateway, index: usize, route: &Route) -> Value {
         "fallback": fallback,
         "fallback_active": observe::is_on_fallback(route, now()),
         "traffic": traffic.collect::<Vec<_>>(),
+        "answered": gateway.history.answered(gateway, &route.config.name, now()),
     })
 }
 

@@ -295,6 +295,7 @@ fn answer_begins(trail: &mut Trail, call: &Call, path: &Arc<Path>, answered: &An
     trail.usage = usage;
     trail.emitted = emitted;
     trail.path = Some(Arc::clone(path));
+    path.metrics.tally.answer(call.route);
     if let Some(ttft) = path.metrics.ttft.get(call.route).filter(|_| streams) {
         ttft.record(first.as_secs_f64());
     }

@@ -50,6 +50,39 @@ pub struct Claim {
     pub(crate) made_up: bool,
 }
 
+/// How far the way back is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Progress {
+    /// Copied and made-up requests are to prove it.
+    Shadowing {
+        /// Verified passes in a row.
+        passes: u32,
+        /// As many are needed.
+        needed: u32,
+        /// Since the first of them.
+        took: Duration,
+        /// They must span as much at least.
+        span: Duration,
+        /// Until the next copy may be sent.
+        next: Duration,
+    },
+    /// Users' requests return in steps.
+    Ramping {
+        /// From 1.
+        step: usize,
+        /// All of them.
+        steps: usize,
+        /// Good answers in this step.
+        good: u32,
+        /// As many are needed.
+        needed: u32,
+        /// In this step.
+        took: Duration,
+        /// It takes as long at least.
+        length: Duration,
+    },
+}
+
 #[derive(Debug)]
 pub(super) struct Recovery {
     /// In a row.
@@ -229,6 +262,34 @@ impl Breaker {
         }
     }
 
+    /// How far the way back is; `None` in the states that are no part of it.
+    #[must_use]
+    pub fn progress(&self, now: Instant) -> Option<Progress> {
+        let rules = &self.rules.recovery;
+        let since = |at: Instant| now.saturating_duration_since(at);
+        match self.state {
+            State::Shadowing => {
+                let Recovery { passes, first_pass, next_at, paused_until, .. } = self.recovery;
+                Some(Progress::Shadowing {
+                    passes,
+                    needed: rules.successes,
+                    took: first_pass.map(since).unwrap_or_default(),
+                    span: rules.min_span,
+                    next: next_at.max(paused_until).saturating_duration_since(now),
+                })
+            }
+            State::Ramping => Some(Progress::Ramping {
+                step: self.ramp.step + 1,
+                steps: rules.ramp.len(),
+                good: self.ramp.good,
+                needed: rules.ramp_requests,
+                took: since(self.ramp.since),
+                length: self.step_length(now),
+            }),
+            State::Closed | State::Open | State::Disabled => None,
+        }
+    }
+
     /// Copies of live requests since traffic stopped.
     #[must_use]
     pub const fn mirrored(&self) -> u32 {
@@ -305,10 +366,14 @@ impl Breaker {
         self.tick_ramping(now)
     }
 
-    pub(super) fn tick_ramping(&mut self, now: Instant) -> Option<Transition> {
+    fn step_length(&self, now: Instant) -> Duration {
         let strict = self.strict_until.is_some_and(|until| now < until);
+        self.rules.recovery.ramp_step * if strict { STRICT } else { 1 }
+    }
+
+    pub(super) fn tick_ramping(&mut self, now: Instant) -> Option<Transition> {
+        let length = self.step_length(now);
         let rules = &self.rules.recovery;
-        let length = rules.ramp_step * if strict { STRICT } else { 1 };
         let Ramp { step, since, good, late, failed, in_flight } = self.ramp;
         let took = now.saturating_duration_since(since);
         let sound = f64::from(failed) <= FAILED * f64::from(good + failed)

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Registry;
-use crate::breaker::{Reason, State};
+use crate::breaker::{Breaker, Progress, Reason, State};
 
 /// A path as an operator sees it: the worst of its own and its models' states.
 #[derive(Debug, Clone)]
@@ -25,6 +25,10 @@ pub struct PathStatus {
     pub since: Duration,
     /// Why it is not closed, or was not.
     pub reason: Option<Reason>,
+    /// The counts or times that decided; an upstream may have said some of it.
+    pub evidence: String,
+    /// How far the way back is.
+    pub progress: Option<Progress>,
     /// Models whose state differs from the path's own.
     pub models: Vec<ModelStatus>,
 }
@@ -55,6 +59,33 @@ pub struct EgressStatus {
     pub detail: String,
 }
 
+/// One breaker, read under one lock.
+struct Read {
+    state: State,
+    share: f64,
+    failures: u32,
+    open_for: Option<Duration>,
+    since: Duration,
+    reason: Option<Reason>,
+    evidence: String,
+    progress: Option<Progress>,
+}
+
+impl Read {
+    fn of(breaker: &mut Breaker, now: Instant) -> Self {
+        Self {
+            state: breaker.state(),
+            share: breaker.share(),
+            failures: breaker.failures(now),
+            open_for: breaker.open_until().map(|at| at.saturating_duration_since(now)),
+            since: now.saturating_duration_since(breaker.since()),
+            reason: breaker.reason(),
+            evidence: breaker.evidence().to_owned(),
+            progress: breaker.progress(now),
+        }
+    }
+}
+
 fn badness(state: State) -> usize {
     State::ALL.iter().position(|s| *s == state).unwrap_or_default()
 }
@@ -64,26 +95,24 @@ impl Registry {
     #[must_use]
     pub fn path_status(&self, path: usize, now: Instant) -> Option<PathStatus> {
         let health = self.paths.get(path)?;
-        let read = |gate: &crate::gate::Gate| {
-            gate.with(now, |b| (b.state(), b.share(), b.failures(now), b.open_until(), b.since(), b.reason()))
-        };
-        let (own, share, failures, open_until, since, reason) = read(&health.gate);
-        let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
+        let own = health.gate.with(now, |breaker| Read::of(breaker, now));
         let mut status = PathStatus {
-            state: own,
-            share,
+            state: own.state,
+            share: own.share,
             network: health.network.lock().unwrap_or_else(PoisonError::into_inner).get(),
             first: None,
-            failures,
-            open_for: until(open_until),
-            since: now.saturating_duration_since(since),
-            reason,
+            failures: own.failures,
+            open_for: own.open_for,
+            since: own.since,
+            reason: own.reason,
+            evidence: own.evidence,
+            progress: own.progress,
             models: Vec::new(),
         };
         let mut latest = Duration::MAX;
         for (model, service) in self.services(health.upstream) {
-            let (state, share, failures, open_until, since, reason) = read(&service.gate);
-            status.failures += failures;
+            let read = service.gate.with(now, |breaker| Read::of(breaker, now));
+            status.failures += read.failures;
             if let Some(cell) = self.known_cell(path, model)
                 && let Some(used) = cell.used.since(now).filter(|used| *used <= latest)
             {
@@ -93,25 +122,27 @@ impl Registry {
                     latest = used;
                 }
             }
-            if state != own
+            if read.state != own.state
                 && let Some(name) = self.models.name(model)
             {
                 status.models.push(ModelStatus {
                     model: name,
-                    state,
-                    share: share.min(status.share),
-                    reason,
+                    state: read.state,
+                    share: read.share.min(status.share),
+                    reason: read.reason,
                 });
             }
-            if badness(state) > badness(status.state) {
-                status.state = state;
-                status.share = status.share.min(share);
-                status.open_for = until(open_until);
-                status.since = now.saturating_duration_since(since);
-                status.reason = reason;
-            } else if status.reason.is_none() && state == status.state && reason.is_some() {
-                status.reason = reason;
-                status.since = now.saturating_duration_since(since);
+            let worse = badness(read.state) > badness(status.state);
+            if worse {
+                status.state = read.state;
+                status.share = status.share.min(read.share);
+                status.open_for = read.open_for;
+                status.progress = read.progress;
+            }
+            if worse || status.reason.is_none() && read.state == status.state && read.reason.is_some() {
+                status.since = read.since;
+                status.reason = read.reason;
+                status.evidence = read.evidence;
             }
         }
         Some(status)

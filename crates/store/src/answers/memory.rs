@@ -77,6 +77,11 @@ impl Memory {
         }
     }
 
+    /// Bytes and answers; what was put or removed within the last moment may be missing.
+    pub fn held(&self) -> (u64, u64) {
+        self.cache.as_ref().map_or((0, 0), |cache| (cache.weighted_size(), cache.entry_count()))
+    }
+
     #[cfg(test)]
     pub fn weight(&self) -> u64 {
         self.cache.as_ref().map_or(0, |cache| {

@@ -296,3 +296,33 @@ fn every_transition_is_told_even_where_one_request_proves_all() {
     assert_eq!(run.tick(), Some(Reason::Proven));
     assert_eq!(run.state(), State::Ramping);
 }
+
+#[test]
+fn the_way_back_says_how_far_it_is() {
+    let run = Run::new();
+    assert_eq!(run.breaker.progress(run.now), None);
+    let mut run = Run::shadowing();
+    assert_eq!(run.claimed(&Verdict::Pass), None);
+    run.now += SECOND;
+    assert_eq!(run.claimed(&Verdict::Pass), None);
+    let Some(Progress::Shadowing { passes, needed, took, span, .. }) = run.breaker.progress(run.now) else {
+        panic!("{:?}", run.breaker.progress(run.now));
+    };
+    assert_eq!((passes, needed, took, span), (2, 5, SECOND, SECOND * 10));
+
+    let mut run = Run::ramping();
+    assert_eq!(run.firsts(4, GOOD), None);
+    run.now += SECOND * 3;
+    let progress =
+        Progress::Ramping { step: 1, steps: 5, good: 4, needed: 10, took: SECOND * 3, length: SECOND * 10 };
+    assert_eq!(run.breaker.progress(run.now), Some(progress));
+}
+
+#[test]
+fn what_decided_is_kept_until_something_else_does() {
+    let mut run = Run::shadowing();
+    assert_eq!(run.claimed(&Verdict::Fail("ä".repeat(300))), Some(Reason::ShadowFailed));
+    assert_eq!(run.breaker.evidence(), "ä".repeat(100), "200 bytes at most, and whole characters");
+    run.breaker.force(Some(State::Disabled), run.now);
+    assert_eq!(run.breaker.evidence(), "");
+}

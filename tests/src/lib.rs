@@ -8,7 +8,8 @@
 //! `load` for many clients, `status` follows what the node says of its paths, and `scrape` reads its metrics; `apart`
 //! gives a test a network of its own, in which packets are lost and names resolve as it says; `collector` takes traces,
 //! `browser` looks at pages. For clusters: `redis` runs stores, `nodes` several nodes over one of them, and `prometheus`
-//! watches them.
+//! watches them; `haproxy` is the load balancer before nodes, `site` an installation of all of these whose nodes come
+//! back on their addresses, and `footprint` what a process holds.
 //!
 //! Nothing here waits for time to pass, latencies aside: every wait is for an event, with a deadline that fails
 //! the test.
@@ -20,7 +21,9 @@ pub mod ca;
 pub mod client;
 pub mod collector;
 pub mod fault_proxy;
+pub mod footprint;
 pub mod h2;
+pub mod haproxy;
 pub mod load;
 pub mod node;
 pub mod nodes;
@@ -31,6 +34,7 @@ pub mod prometheus;
 pub mod redis;
 pub mod scrape;
 pub mod simulated;
+pub mod site;
 pub mod status;
 pub mod tunnel;
 pub mod upstream;

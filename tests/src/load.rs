@@ -192,7 +192,17 @@ impl Load {
         streamed: f64,
         headers: &[(&str, &str)],
     ) -> Self {
-        let nodes: Vec<_> = nodes.into_iter().map(|node| node.address).collect();
+        Self::at(nodes.into_iter().map(|node| node.address), rate, streamed, headers)
+    }
+
+    /// The same with addresses, as of a load balancer.
+    pub fn at(
+        addresses: impl IntoIterator<Item = SocketAddr>,
+        rate: f64,
+        streamed: f64,
+        headers: &[(&str, &str)],
+    ) -> Self {
+        let nodes: Vec<_> = addresses.into_iter().collect();
         let mut plain = Ask { to: nodes[0], streamed: false, headers: Vec::new() };
         for (name, value) in headers {
             plain = plain.header(name, value);
@@ -243,9 +253,21 @@ impl Load {
         soon("answers under load", answered.wait_for(|c| *c >= target)).await.unwrap();
     }
 
+    /// How many have been answered.
+    pub fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
     /// What is known by now.
     pub fn so_far(&self) -> Report {
         let mut answered = self.answered.lock().unwrap().clone();
+        answered.sort_by_key(|a| a.at);
+        Report { answered }
+    }
+
+    /// What is known by now and was not taken before; it is forgotten here, so that a load can last.
+    pub fn take(&self) -> Report {
+        let mut answered = std::mem::take(&mut *self.answered.lock().unwrap());
         answered.sort_by_key(|a| a.at);
         Report { answered }
     }

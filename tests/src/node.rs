@@ -46,6 +46,7 @@ pub struct Setup {
     upstreams: Vec<String>,
     names: Vec<String>,
     routes: Vec<String>,
+    addresses: [SocketAddr; 2],
     listen: String,
     admin: String,
     top: String,
@@ -72,6 +73,7 @@ impl Setup {
             upstreams: Vec::new(),
             names: Vec::new(),
             routes: Vec::new(),
+            addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 2],
             listen: String::new(),
             admin: String::new(),
             top: String::new(),
@@ -163,6 +165,12 @@ impl Setup {
         self
     }
 
+    /// Clients connect here and operators there, where otherwise the kernel chooses.
+    pub const fn on(mut self, listen: SocketAddr, admin: SocketAddr) -> Self {
+        self.addresses = [listen, admin];
+        self
+    }
+
     /// More of `listen`, as `max_body: 1MiB`.
     pub fn listen(mut self, settings: &str) -> Self {
         self.listen = format!(", {settings}");
@@ -243,8 +251,9 @@ impl Setup {
             entry.truncate(entry.len() - 1);
             entry.push_str(&format!(", probe: {probe}}}"));
         }
+        let [listen, admin] = self.addresses;
         format!(
-            "listen: {{address: \"127.0.0.1:0\"{}}}\nadmin: {{address: \"127.0.0.1:0\"{}}}\nupstreams:\n{}routes:\n{routes}{health}{}",
+            "listen: {{address: \"{listen}\"{}}}\nadmin: {{address: \"{admin}\"{}}}\nupstreams:\n{}routes:\n{routes}{health}{}",
             self.listen,
             self.admin,
             list(&upstreams),

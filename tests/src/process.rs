@@ -45,6 +45,17 @@ impl Process {
         self.lines.lock().unwrap().join("\n")
     }
 
+    /// How many lines there are so far.
+    pub fn count(&self) -> usize {
+        self.lines.lock().unwrap().len()
+    }
+
+    /// Whether one of the lines after the first `before` is `wanted`.
+    pub fn said_since(&self, before: usize, wanted: impl FnMut(&str) -> bool) -> bool {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().skip(before).map(String::as_str).any(wanted)
+    }
+
     /// Waits for a line for which `wanted` gives something. Fails with what was printed when none comes, at once
     /// when both outputs have ended.
     pub async fn line<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {

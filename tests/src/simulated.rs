@@ -94,6 +94,8 @@ pub struct Asked {
 struct State {
     mode: Mode,
     latency: Duration,
+    /// Streams to users last so long, at random in between.
+    lasting: Option<[Duration; 2]>,
     /// Delay of the next request of a user, once.
     outlier: Option<Duration>,
     probes_always_good: bool,
@@ -130,6 +132,7 @@ impl Simulated {
         let state = State {
             mode: Mode::Good,
             latency: Duration::ZERO,
+            lasting: None,
             outlier: None,
             probes_always_good: false,
             turn: 0,
@@ -150,6 +153,16 @@ impl Simulated {
     /// Good answers come this long after they were asked for.
     pub fn latency(&self, latency: Duration) {
         self.shared.state.lock().unwrap().latency = latency;
+    }
+
+    /// Good streams to users last so long, at random in between, and come in ten pieces.
+    pub fn streams_last(&self, least: Duration, most: Duration) {
+        self.shared.state.lock().unwrap().lasting = Some([least, most]);
+    }
+
+    /// Forgets who asked, so that a load can last.
+    pub fn forget(&self) {
+        self.shared.asked.send_modify(Vec::clear);
     }
 
     /// The next user's request alone is answered this late.
@@ -261,7 +274,14 @@ impl Shared {
         let streamed = body["stream"] == true;
         let outlier = if kind == Kind::User { state.outlier.take() } else { None };
         let delay = outlier.unwrap_or(state.latency);
-        let good = |delay| (vec![Act::Sleep(delay), Act::Send(self.good(body))], true);
+        let lasting = state.lasting.filter(|_| streamed && kind == Kind::User);
+        let good = |delay| match lasting {
+            None => (vec![Act::Sleep(delay), Act::Send(self.good(body))], true),
+            Some([least, most]) => {
+                let lasts = least + (most - least).mul_f64(fastrand::f64());
+                (self.good_slowly(body, delay, lasts), true)
+            }
+        };
         match &state.mode {
             Mode::Good => good(delay),
             Mode::Status(status, message) => (refusal(*status, message), false),
@@ -313,6 +333,29 @@ impl Shared {
         wire.extend(answer::piece(DONE));
         wire.extend(answer::last_piece());
         wire.into()
+    }
+}
+
+impl Shared {
+    /// The same as a stream that lasts for so long after `delay`.
+    fn good_slowly(&self, body: &Value, delay: Duration, lasts: Duration) -> Script {
+        const PIECES: u32 = 10;
+        let named = |event: String| {
+            answer::piece(event.replace("\"model\":\"m\"", &format!("\"model\":{}", body["model"])))
+        };
+        let text = format!("from {}", self.name);
+        let mut acts = vec![
+            Act::Sleep(delay),
+            Act::Send(
+                [answer::stream_head(), named(answer::role()), named(answer::delta(&text))].concat().into(),
+            ),
+        ];
+        for n in 1..PIECES {
+            acts.extend([Act::Sleep(lasts / PIECES), Act::Send(named(answer::delta(&format!(" {n}"))))]);
+        }
+        let end = [named(answer::finish()), answer::piece(DONE), answer::last_piece()];
+        acts.extend([Act::Sleep(lasts / PIECES), Act::Send(end.concat().into())]);
+        acts
     }
 }
 

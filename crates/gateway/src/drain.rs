@@ -15,6 +15,8 @@ const DRAINING: u8 = 2;
 #[derive(Debug, Default)]
 pub struct Drain {
     stage: AtomicU8,
+    /// Cancelled when the node is unready for good.
+    pub begun: CancellationToken,
     /// Cancelled when connections should end after their current request.
     pub closing: CancellationToken,
     /// Cancelled when what still runs must end.
@@ -32,6 +34,7 @@ impl Drain {
     /// Unready from now on.
     pub fn begin(&self) {
         self.stage.fetch_max(DRAINING, Ordering::AcqRel);
+        self.begun.cancel();
     }
 
     /// Traffic may be sent here.

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Answer;
@@ -33,6 +34,9 @@ use crate::worker::{Accepted, Workers};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the connection to the first request's whole head.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that was accepted just before the door closed has its first request on the way: it gets this long
+/// from its beginning, several round trips around the world. A silent one holds up the end of the node no longer.
+const LATE_REQUEST: Duration = Duration::from_secs(2);
 /// For a later one, from the answer before it: also how long a connection may idle. Longer than the 60 s after
 /// which common load balancers drop idle connections, so that it is they who close and no request meets our closing.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -43,6 +47,8 @@ const READ_BUFFER_MAX: usize = 64 * 1024;
 /// Wait when the process has no file descriptor left.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 const STREAMS_MAX: u32 = 250;
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u16 = 4096;
 /// What an HTTP/2 client sends first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Between looks at a beginning that could still become either protocol; only a broken client makes us wait.
@@ -56,7 +62,7 @@ pub fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     socket.set_reuse_address(true).map_err(context)?;
     socket.set_nonblocking(true).map_err(context)?;
     socket.bind(&address.into()).map_err(context)?;
-    socket.listen(4096).map_err(context)?;
+    socket.listen(BACKLOG.into()).map_err(context)?;
     TcpListener::from_std(socket.into()).map_err(context)
 }
 
@@ -77,7 +83,7 @@ pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermi
         };
         let (accepted, guard) = tokio::select! {
             biased;
-            () = drain.closing.cancelled() => return,
+            () = drain.closing.cancelled() => break,
             next = next => next,
         };
         let connection = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
@@ -93,6 +99,29 @@ pub async fn accept(listener: TcpListener, workers: &Workers<OwnedSemaphorePermi
                 }
                 tokio::time::sleep(EXHAUSTED_WAIT).await;
             }
+        }
+    }
+    accept_waiting(listener, &room, workers).await;
+}
+
+/// Accepts what waits in the kernel's queue, and closes the door: closing it alone would reset those connections,
+/// whose requests may have been sent.
+async fn accept_waiting(
+    listener: TcpListener,
+    room: &Arc<Semaphore>,
+    workers: &Workers<OwnedSemaphorePermit>,
+) {
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..BACKLOG {
+        let Ok(guard) = Arc::clone(room).try_acquire_owned() else { return };
+        match listener.accept() {
+            Ok((stream, peer)) if stream.set_nonblocking(true).is_ok() => {
+                workers.deal(Accepted { stream, peer, guard }).await;
+            }
+            Ok(_) => {}
+            Err(error) if is_of_the_connection(&error) => {}
+            // None waits any more, or there is nothing to take it with.
+            Err(_) => return,
         }
     }
 }
@@ -111,6 +140,7 @@ pub async fn serve(
     accepted: Accepted<OwnedSemaphorePermit>,
 ) {
     let Accepted { stream, peer, guard } = accepted;
+    let first = Arc::new(First::awaited());
     let (drain, _open) = {
         let gateway = live.gateway();
         (Arc::clone(&gateway.drain), Open::count(&gateway))
@@ -122,19 +152,19 @@ pub async fn serve(
         None => {
             let looked = tokio::select! {
                 looked = tokio::time::timeout(FIRST_HEAD_TIMEOUT, begins_as_http2(&stream)) => looked,
-                // It has asked for nothing yet and may ask another node.
-                () = drain.closing.cancelled() => return,
+                // It has asked for nothing and may ask another node.
+                () = first.late(&drain) => return,
             };
             let stream = Patient::new(stream, WRITE_TIMEOUT);
             match looked {
-                Ok(Ok(false)) => serve_http1(live, &drain, peer, stream).await,
-                Ok(Ok(true)) => Box::pin(serve_http2(live, &drain, peer, stream)).await,
+                Ok(Ok(false)) => serve_http1(live, &drain, peer, stream, first).await,
+                Ok(Ok(true)) => Box::pin(serve_http2(live, &drain, peer, stream, first)).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended"),
                 Err(_) => tracing::debug!(%peer, "the first request took too long"),
             }
         }
         // Boxed: the session's state would make every plain connection as large.
-        Some(certificate) => Box::pin(secure(live, &drain, certificate, peer, stream)).await,
+        Some(certificate) => Box::pin(secure(live, &drain, certificate, peer, stream, first)).await,
     }
     drop(guard);
 }
@@ -161,16 +191,42 @@ async fn secure(
     certificate: Arc<Certificate>,
     peer: SocketAddr,
     stream: TcpStream,
+    first: Arc<First>,
 ) {
     let stream = Patient::new(stream, WRITE_TIMEOUT);
     let handshake = TlsAcceptor::from(certificate.config()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            serve_http2(live, drain, peer, stream).await
+            serve_http2(live, drain, peer, stream, first).await
         }
-        Ok(Ok(stream)) => serve_http1(live, drain, peer, stream).await,
+        Ok(Ok(stream)) => serve_http1(live, drain, peer, stream, first).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "tls handshake failed"),
         Err(_) => tracing::debug!(%peer, "tls handshake took too long"),
+    }
+}
+
+/// A connection's first request.
+struct First {
+    /// Since when it is awaited.
+    since: Instant,
+    come: AtomicBool,
+}
+
+impl First {
+    fn awaited() -> Self {
+        Self { since: Instant::now(), come: AtomicBool::new(false) }
+    }
+
+    fn has_come(&self) -> bool {
+        self.come.load(Ordering::Relaxed)
+    }
+
+    /// Completes when the node closes and this request need not be awaited any longer.
+    async fn late(&self, drain: &Drain) {
+        drain.closing.cancelled().await;
+        if !self.has_come() {
+            tokio::time::sleep_until(self.since + LATE_REQUEST).await;
+        }
     }
 }
 
@@ -178,7 +234,7 @@ async fn secure(
 fn service(
     live: Arc<Live>,
     peer: SocketAddr,
-    begun: Arc<AtomicBool>,
+    first: Arc<First>,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<Answer>,
@@ -186,32 +242,26 @@ fn service(
     Future = impl Future<Output = Result<Response<Answer>, Infallible>> + Send,
 > {
     service_fn(move |incoming| {
-        begun.store(true, Ordering::Relaxed);
+        first.come.store(true, Ordering::Relaxed);
         let gateway = live.gateway();
         async move { Ok(request::handle(gateway, peer, incoming).await) }
     })
 }
 
-async fn serve_http1<S>(live: Arc<Live>, drain: &Drain, peer: SocketAddr, stream: S)
+async fn serve_http1<S>(live: Arc<Live>, drain: &Drain, peer: SocketAddr, stream: S, first: Arc<First>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let begun = Arc::new(AtomicBool::new(false));
-    let service = service(live, peer, Arc::clone(&begun));
+    let service = service(live, peer, Arc::clone(&first));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(READ_BUFFER_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, http1::Connection::graceful_shutdown, drain, peer, &begun).await;
+    drive(connection, http1::Connection::graceful_shutdown, drain, peer, &first).await;
 }
 
 /// Runs a connection to its end, gracefully once the node closes, and not at all when its first request does not come.
-async fn drive<C, E>(
-    connection: C,
-    shut: fn(Pin<&mut C>),
-    drain: &Drain,
-    peer: SocketAddr,
-    begun: &AtomicBool,
-) where
+async fn drive<C, E>(connection: C, shut: fn(Pin<&mut C>), drain: &Drain, peer: SocketAddr, first: &First)
+where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
@@ -222,13 +272,13 @@ async fn drive<C, E>(
         tokio::select! {
             biased;
             result = connection.as_mut() => break result,
-            () = drain.closing.cancelled() => {
+            () = first.late(drain) => {
                 shut(connection.as_mut());
                 break connection.await;
             }
             () = first_head.as_mut(), if waiting => {
                 waiting = false;
-                if !begun.load(Ordering::Relaxed) {
+                if !first.has_come() {
                     tracing::debug!(%peer, "the first request took too long");
                     return;
                 }
@@ -240,12 +290,11 @@ async fn drive<C, E>(
     }
 }
 
-async fn serve_http2<S>(live: Arc<Live>, drain: &Drain, peer: SocketAddr, stream: S)
+async fn serve_http2<S>(live: Arc<Live>, drain: &Drain, peer: SocketAddr, stream: S, first: Arc<First>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let begun = Arc::new(AtomicBool::new(false));
-    let service = service(live, peer, Arc::clone(&begun));
+    let service = service(live, peer, Arc::clone(&first));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -254,7 +303,7 @@ where
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, http2::Connection::graceful_shutdown, drain, peer, &begun).await;
+    drive(connection, http2::Connection::graceful_shutdown, drain, peer, &first).await;
 }
 
 struct Open(metrics::Gauge);

@@ -109,7 +109,6 @@ impl Node {
             drain.closing.cancel();
         };
         tokio::join!(draining, listener::accept(listener, &workers, &live));
-        // What waited in the kernel's queue was accepted above or is refused now.
         let timeout = listen.drain_timeout;
         let mut ended = tokio::task::spawn_blocking(move || workers.join());
         let in_time = tokio::select! {

@@ -35,18 +35,25 @@ struct Memory {
     lost: u32,
     unreadable: HashSet<String>,
     warned_of_name: bool,
+    /// The beat that tells of the drain was due.
+    said_goodbye: bool,
 }
 
 impl Fleet {
     pub(super) async fn beats(&self, live: &Live) {
         let mut memory = Memory::default();
+        let drain = Arc::clone(&live.gateway().drain);
         loop {
             self.beat(&live.gateway(), &mut memory).await;
             self.count_nodes();
             sleep(BEAT_LEAST).await;
             let rest = BEAT.mul_f64(0.8 + 0.4 * fastrand::f64()).saturating_sub(BEAT_LEAST);
-            // A hint that is lost, or never comes, costs a beat.
-            let _ = timeout(rest, self.store.hinted()).await;
+            tokio::select! {
+                // A hint that is lost, or never comes, costs a beat.
+                _ = timeout(rest, self.store.hinted()) => {}
+                // From now on the others share among themselves.
+                () = drain.begun.cancelled(), if !memory.said_goodbye => memory.said_goodbye = true,
+            }
         }
     }
 

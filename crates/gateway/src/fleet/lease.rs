@@ -5,7 +5,7 @@
 //! Canaries of models of ours are not leased: each node must know that its own way to them works.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -65,11 +65,17 @@ pub(super) fn name_of(subject: &SubjectName) -> String {
 
 impl Fleet {
     pub(super) async fn leases(&self, live: &Live) {
+        let drain = Arc::clone(&live.gateway().drain);
+        let mut leaving = false;
         loop {
             if self.is_in_touch() {
                 self.lease(&live.gateway()).await;
             }
-            sleep(LOOK.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+            tokio::select! {
+                () = sleep(LOOK.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
+                // Another node may have them at once.
+                () = drain.begun.cancelled(), if !leaving => leaving = true,
+            }
         }
     }
 

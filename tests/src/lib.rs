@@ -57,6 +57,16 @@ pub async fn within<T>(limit: Duration, what: &str, event: impl Future<Output = 
     }
 }
 
+/// Limits by day begin anew at midnight UTC: a test of one that would meet it begins after it.
+#[expect(clippy::disallowed_methods, reason = "days are the wall clock's")]
+pub async fn clear_of_midnight() {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let left = Duration::from_secs(86_400 - since.as_secs() % 86_400);
+    if left < Duration::from_secs(60) {
+        tokio::time::sleep(left).await;
+    }
+}
+
 /// Asks again and again until `probe` gives something, for what tells nobody that it has changed.
 pub async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
     until_within(PATIENCE, what, probe).await

@@ -107,12 +107,13 @@ impl Prometheus {
         .await
     }
 
-    /// Follows whether each of these has an answer, from now on. `queries`: where one stands, and what it asks.
-    pub fn follow(&self, queries: impl IntoIterator<Item = (String, String)>) -> Answers {
-        let mut open: BTreeMap<String, String> = BTreeMap::new();
-        for (place, query) in queries {
-            for part in operands(&query) {
-                open.entry(part).or_insert_with(|| place.clone());
+    /// Follows whether each of these has an answer, from now on.
+    pub fn follow(&self, queries: impl IntoIterator<Item = Query>) -> Answers {
+        let mut open: BTreeMap<String, Query> = BTreeMap::new();
+        for query in queries {
+            for part in operands(&query.text) {
+                let due = open.entry(part).or_insert_with(|| query.clone());
+                due.of_events |= query.of_events;
             }
         }
         let all = open.len();
@@ -123,12 +124,13 @@ impl Prometheus {
             let mut tick = tokio::time::interval(Duration::from_millis(500));
             loop {
                 tick.tick().await;
-                let queries: Vec<String> = asked.borrow().keys().cloned().collect();
-                for query in queries {
-                    let data = Self::ask(address, &format!("query?query={}", escaped(&query))).await;
-                    let data = data.unwrap_or_else(|error| panic!("{error} in {query}"));
-                    if has_values(&data) {
-                        asked.send_modify(|open| drop(open.remove(&query)));
+                let queries: Vec<_> =
+                    asked.borrow().iter().map(|(part, query)| (part.clone(), query.of_events)).collect();
+                for (part, of_events) in queries {
+                    let data = Self::ask(address, &format!("query?query={}", escaped(&part))).await;
+                    let data = data.unwrap_or_else(|error| panic!("{error} in {part}"));
+                    if has_values(&data, of_events) {
+                        asked.send_modify(|open| drop(open.remove(&part)));
                     }
                 }
             }
@@ -137,20 +139,34 @@ impl Prometheus {
     }
 }
 
-/// An instant vector with a number in it, or a number.
-fn has_values(data: &Value) -> bool {
-    let number = |value: &Value| value[1].as_str().is_some_and(|text| text != "NaN");
+/// An instant vector with a number in it, or a number; of events, one above 0.
+fn has_values(data: &Value, of_events: bool) -> bool {
+    let number = |value: &Value| {
+        let number = value[1].as_str().and_then(|text| text.parse::<f64>().ok());
+        number.is_some_and(|number| !number.is_nan() && (number > 0.0 || !of_events))
+    };
     match data["result"].as_array() {
         Some(series) if data["resultType"] == "vector" => series.iter().any(|s| number(&s["value"])),
         _ => number(&data["result"]),
     }
 }
 
+/// What is asked of Prometheus, somewhere.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// Where it stands.
+    pub place: String,
+    /// What it asks.
+    pub text: String,
+    /// It counts what has happened in a test: 0 is no answer.
+    pub of_events: bool,
+}
+
 /// Queries, and which of them had an answer.
 #[derive(Debug)]
 pub struct Answers {
     all: usize,
-    open: watch::Receiver<BTreeMap<String, String>>,
+    open: watch::Receiver<BTreeMap<String, Query>>,
     task: JoinSet<()>,
 }
 
@@ -162,7 +178,7 @@ impl Answers {
             self.task.join_next().await.unwrap().unwrap();
         }
         let open = self.open.borrow();
-        let lines: Vec<_> = open.iter().map(|(query, place)| format!("{place}: {query}")).collect();
+        let lines: Vec<_> = open.iter().map(|(part, query)| format!("{}: {part}", query.place)).collect();
         assert!(lines.is_empty(), "nothing comes of {} of {}:\n{}", lines.len(), self.all, lines.join("\n"));
     }
 }

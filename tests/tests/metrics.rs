@@ -49,7 +49,7 @@ impl Clients<'_> {
 }
 
 /// Name without prefix, kind, labels.
-const CONTRACT: [(&str, &str, &[&str]); 29] = [
+const CONTRACT: [(&str, &str, &[&str]); 31] = [
     ("requests_total", "counter", &["route", "model", "client", "status"]),
     ("http_request_duration_seconds", "histogram", &["route", "stream"]),
     ("overhead_seconds", "histogram", &[]),
@@ -80,6 +80,9 @@ const CONTRACT: [(&str, &str, &[&str]); 29] = [
     ("build_info", "gauge", &["version", "config_hash", "node"]),
     ("budget_used_ratio", "gauge", &["scope", "subject", "meter"]),
     ("tasks", "gauge", &[]),
+    // What alerts go by, beyond what was promised.
+    ("path_own_state", "gauge", &["path", "state"]),
+    ("node_draining", "gauge", &[]),
 ];
 
 fn assert_families(scrape: &Scrape) {
@@ -124,6 +127,7 @@ fn assert_buckets(scrape: &Scrape, name: &str) {
 #[tokio::test]
 async fn every_promised_family_is_there_after_mixed_traffic_and_counts_what_was_sent() {
     let Some(redis) = Redis::start().await else { return };
+    tidegate_tests::clear_of_midnight().await;
     let (a, b, c) = (Simulated::start("a").await, Simulated::start("b").await, Simulated::start("c").await);
     a.probes_always_good();
     let hk = Tunnel::start().await;
@@ -275,6 +279,7 @@ async fn every_promised_family_is_there_after_mixed_traffic_and_counts_what_was_
 
 #[tokio::test]
 async fn budgets_and_other_limits_are_told_as_they_stand_without_a_store_too() {
+    tidegate_tests::clear_of_midnight().await;
     let upstream = Upstream::saying(answer::json(200, &answer::chat("x"))).await;
     let node = Setup::new()
         .upstream("a", &upstream.url())
@@ -322,6 +327,7 @@ async fn budgets_and_other_limits_are_told_as_they_stand_without_a_store_too() {
 #[tokio::test]
 async fn what_another_node_spends_of_a_budget_is_told_without_a_request_here() {
     let Some(redis) = Redis::start().await else { return };
+    tidegate_tests::clear_of_midnight().await;
     let upstream = Upstream::saying(answer::json(200, &answer::chat("x"))).await;
     let nodes = Nodes::start(2, |setup, _| {
         let clients = [("team", "limits: [{tokens: 10000/day}]")];

@@ -10,7 +10,7 @@ use tidegate_tests::client::Call;
 use tidegate_tests::load::Load;
 use tidegate_tests::node::{Node, Setup};
 use tidegate_tests::simulated::{Mode, Simulated};
-use tidegate_tests::upstream::Upstream;
+use tidegate_tests::upstream::{Act, Upstream};
 use tidegate_tests::{until, until_within};
 use tokio::time::Instant;
 
@@ -256,10 +256,12 @@ async fn a_drain_is_asked_for_twice_and_seen() {
     tab.click("#drain-now").await;
     assert!(tab.text("dialog").await.contains("cannot be undone"));
     assert_eq!(node.admin("/readyz").await.status, 200);
+    assert_eq!(node.metric("tidegate_node_draining", &[]).await, 0.0);
     tab.click("dialog .do").await;
     let drains = async || tab.text("#headline").await.contains("drains").then_some(());
     until_within(SHOWN, "the drain on the page", drains).await;
     assert_eq!(node.admin("/readyz").await.status, 503);
+    assert_eq!(node.metric("tidegate_node_draining", &[]).await, 1.0);
 }
 
 #[tokio::test]
@@ -309,11 +311,91 @@ async fn names_that_look_like_markup_are_shown_as_they_are() {
 async fn a_page_of_another_site_cannot_change_the_node() {
     let upstream = Upstream::saying(answer::json(200, &answer::chat("x"))).await;
     let node = Setup::new().upstream("a", &upstream.url()).start().await;
-    for (site, status) in [("cross-site", 401), ("same-site", 401), ("same-origin", 200), ("none", 200)] {
+    for (site, status) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)] {
         let call = Call::new(node.admin, "POST", "/api/paths/a@direct").header("sec-fetch-site", site);
         let reply = call.body(json!({"action": "close"}).to_string()).send().await;
         assert_eq!(reply.status, status, "{site}");
     }
+}
+
+#[tokio::test]
+async fn a_name_of_another_site_that_leads_here_cannot_change_the_node() {
+    let upstream = Upstream::saying(answer::json(200, &answer::chat("x"))).await;
+    let node = Setup::new().upstream("a", &upstream.url()).start().await;
+    let own = node.admin.to_string();
+    let close = async |host: &str, origin: Option<&str>| {
+        let mut call = Call::new(node.admin, "POST", "/api/paths/a@direct").header("host", host);
+        if let Some(origin) = origin {
+            call = call.header("origin", origin);
+        }
+        call.body(json!({"action": "close"}).to_string()).send().await.status.as_u16()
+    };
+    assert_eq!(close("evil.example:9090", None).await, 403);
+    assert_eq!(close("evil.example:9090", Some("http://evil.example:9090")).await, 403);
+    assert_eq!(close(&own, Some("http://evil.example:9090")).await, 403);
+    assert_eq!(close(&own, Some(&format!("http://{own}"))).await, 200);
+    assert_eq!(close("localhost", None).await, 200);
+}
+
+/// A client may cause it: it names a model that its upstream fails for.
+#[tokio::test]
+async fn a_path_of_which_one_model_is_shut_is_shown_to_serve() {
+    let upstream = Upstream::start(|seen| {
+        let bad = seen.target().ends_with("/chat/completions") && seen.json()["model"] == "bad";
+        let answer = if bad {
+            answer::json(500, &answer::error("server_error", "oops", "out of order"))
+        } else {
+            answer::json(200, &answer::chat("x"))
+        };
+        vec![Act::Send(answer)]
+    })
+    .await;
+    let setup = Setup::new().quick_health().health("breaker", "{open_for: 60s, window: 60s}");
+    let node = setup.upstream("u", &upstream.url()).start().await;
+    let ask = async |model: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
+        node.post("/v1/chat/completions", &body).send().await.status
+    };
+    assert_eq!(ask("good").await, 200);
+    let opened = async || {
+        ask("bad").await;
+        (node.path_state("u@direct").await == "open").then_some(())
+    };
+    until("the model to be open", opened).await;
+    assert_eq!(ask("good").await, 200, "the path serves");
+
+    let path = node.path("u@direct").await;
+    assert_eq!((&path["state"], &path["share"]), (&json!("open"), &json!(0.0)), "{path}");
+    assert_eq!((&path["own_state"], &path["own_share"]), (&json!("closed"), &json!(1.0)), "{path}");
+    assert_eq!((&path["models"][0]["model"], &path["models"][0]["state"]), (&json!("bad"), &json!("open")));
+    let html = node.admin("/").await.text().await;
+    for said in [
+        "<p>One model of u@direct is shut.</p>",
+        "<p>One model of it is shut.",
+        "<dt>Paths with traffic</dt><dd><b>1</b> <span>of 1</span>",
+        "data-name=\"Share\" class=\"n \">100 %</td>",
+    ] {
+        assert!(html.contains(said), "{said} in {html}");
+    }
+    assert!(!html.contains("takes no traffic"), "{html}");
+    let states = async |name: &str| {
+        let of = async |state| node.metric(name, &[("path", "u@direct"), ("state", state)]).await;
+        (of("closed").await, of("open").await)
+    };
+    assert_eq!(states("tidegate_path_own_state").await, (1.0, 0.0));
+    assert_eq!(states("tidegate_path_state").await, (0.0, 1.0));
+    assert_eq!(node.metric("tidegate_path_share", &[("path", "u@direct")]).await, 1.0);
+    assert_eq!(node.metric("tidegate_node_draining", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn what_the_script_fetches_has_the_policy_of_the_page() {
+    let (node, _upstream) = quiet(Setup::new()).await;
+    let page = node.admin("/").await;
+    let part = node.admin("/api/status?format=html").await;
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    assert_eq!(part.header("content-security-policy"), policy);
 }
 
 #[tokio::test]

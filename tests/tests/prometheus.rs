@@ -8,16 +8,19 @@ use serde_json::{Value, json};
 use tidegate_tests::load::{Ask, Load};
 use tidegate_tests::node::Node;
 use tidegate_tests::nodes::{Nodes, client_key};
-use tidegate_tests::prometheus::{Prometheus, grafana_types, operands, promtool, read, shipped};
+use tidegate_tests::prometheus::{Prometheus, Query, grafana_types, operands, promtool, read, shipped};
 use tidegate_tests::redis::Redis;
 use tidegate_tests::simulated::Simulated;
 use tidegate_tests::tunnel::Tunnel;
+use tidegate_tests::upstream::refusing;
 use tidegate_tests::{PATIENCE, parts, until, within};
 use tokio::process::Command;
 
 const BACK: Duration = Duration::from_secs(30);
 const ANSWERED: Duration = Duration::from_secs(40);
 const PATHS: [&str; 2] = ["a@direct", "b@hk"];
+/// Panels of what the outage brings about: they have to show that it happened.
+const EVENTS: [&str; 4] = ["Transitions", "Failovers", "Retries and hedges", "Copies and made-up requests"];
 
 /// The rules that are alerts.
 fn alerts() -> Vec<Value> {
@@ -49,28 +52,36 @@ fn with_variables(query: &str) -> String {
     query
 }
 
-/// Each query of the dashboard: of its panels, annotations and variables, by where it stands.
-fn dashboard_queries() -> Vec<(String, String)> {
+/// A query for which any number will do.
+fn any_number((place, text): (String, String)) -> Query {
+    Query { place, text, of_events: false }
+}
+
+/// Each query of the dashboard: of its panels, annotations and variables.
+fn dashboard_queries() -> Vec<Query> {
     let dashboard = dashboard();
     let mut found = Vec::new();
+    let mut events: BTreeSet<_> = EVENTS.into();
     for panel in dashboard["panels"].as_array().unwrap() {
+        let of_events = events.remove(panel["title"].as_str().unwrap());
         for target in panel["targets"].as_array().into_iter().flatten() {
             let place = format!("panel {} {} {}", panel["id"], panel["title"], target["refId"]);
-            found.push((place, with_variables(target["expr"].as_str().unwrap())));
+            found.push(Query { place, text: with_variables(target["expr"].as_str().unwrap()), of_events });
         }
     }
+    assert!(events.is_empty(), "no panels {events:?}");
     for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
         let place = format!("annotation {}", annotation["name"]);
-        found.push((place, with_variables(annotation["target"]["expr"].as_str().unwrap())));
+        found.push(any_number((place, with_variables(annotation["target"]["expr"].as_str().unwrap()))));
     }
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         let Some(query) = variable["query"]["query"].as_str() else { continue };
         let inner = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')')).unwrap();
         let (series, label) = inner.split_once(", ").unwrap();
-        found.push((
+        found.push(any_number((
             format!("variable {}", variable["name"]),
             format!("count by ({label}) ({series}{{{label}!=\"\"}})"),
-        ));
+        )));
     }
     found
 }
@@ -164,6 +175,7 @@ fn a_query_is_taken_apart_into_what_must_have_an_answer() {
         ("up == 0", vec!["up"]),
         ("a{x!=\"b > c\"} / b > 14.4 * 0.001 and c >= bool 5", vec!["a{x!=\"b > c\"} / b", "c"]),
         ("(a < on (job) group_left () sum by (job) (b)) and c == 1", vec!["a", "sum by (job) (b)", "c"]),
+        ("a < on (job) group_left () (sum(b) - sum(c))", vec!["a", "sum(b) - sum(c)"]),
         ("sum by (x) (a > 1) == 0 or absent(b{y=\"z\"})", vec!["sum by (x) (a > 1)", "b{y=\"z\"}"]),
         ("sum(a) unless on(x) (b offset 1m)", vec!["sum(a)", "b offset 1m"]),
         ("(a) + (b)", vec!["(a) + (b)"]),
@@ -200,6 +212,7 @@ async fn cluster(redis: &Redis, a: &Simulated, b: &Simulated, local: &Simulated,
             .route(&format!("{{match: {{model: hedged}}, to: [a, b], hedge: {{after: 10ms}}, {retry}}}"))
             .route_to("a, b", "fallback: [{upstream: local}]")
             .section("prices: {m: {input: 1000, output: 2000}}")
+            .section(&format!("tracing: {{otlp: \"{}\", sample: 1%}}", refusing()))
             .clients(&[
                 ("team", "limits: [{tokens: 200000000/day}, {usd: 20000/day}]"),
                 ("small", "limits: [{requests: 1/h}]"),
@@ -241,7 +254,8 @@ async fn a_prometheus_over_a_cluster_answers_every_query_of_rules_dashboard_and_
     let rules = prometheus.rules().await;
     let of = |rule: &Value| ["name", "query"].map(|key| rule[key].as_str().unwrap().to_owned());
     let rules = rules.iter().map(of).map(|[name, query]| (format!("rule {name}"), query));
-    let answers = prometheus.follow(rules.chain(dashboard_queries()).chain(runbook_blocks("promql")));
+    let others = rules.chain(runbook_blocks("promql")).map(any_number);
+    let answers = prometheus.follow(others.chain(dashboard_queries()));
 
     let key = format!("Bearer {}", client_key("team"));
     let load = Load::over(nodes.iter(), 30.0, 0.4, &[("authorization", &key)]);

@@ -13,7 +13,7 @@ use tidegate_tests::nodes::client_key;
 use tidegate_tests::simulated::{Kind, Mode, Simulated};
 use tidegate_tests::site::{Faulty, VISIBLE};
 use tidegate_tests::upstream::{Act, Gate, Upstream};
-use tidegate_tests::{until, until_within};
+use tidegate_tests::{clear_of_midnight, until, until_within};
 use tokio::time::Instant;
 
 const BACK: Duration = Duration::from_secs(20);
@@ -232,7 +232,7 @@ async fn a_faulty_file_changes_nothing_and_shows_within_a_second_and_where() {
     assert_eq!(hash(&node).await, before);
     seen.sort();
     // One may have met a pause of the machine's.
-    assert!(seen[seen.len() / 2] <= VISIBLE, "seen after {seen:?}");
+    assert!(seen[seen.len() - 2] <= VISIBLE && seen[seen.len() - 1] <= VISIBLE * 5, "seen after {seen:?}");
 }
 
 #[tokio::test]
@@ -377,6 +377,7 @@ async fn a_key_that_rests_goes_on_resting() {
 
 #[tokio::test]
 async fn what_was_used_of_a_limit_stays_used_and_a_changed_one_holds_at_once() {
+    clear_of_midnight().await;
     let a = Simulated::start("a").await;
     let of = |price: f64, limit: u32| {
         let limits = format!("limits: [{{requests: {limit}/day}}]");
@@ -554,4 +555,74 @@ async fn reloads_under_load_cost_no_client_an_answer() {
     }
     assert_eq!(outcomes(&node, "applied").await, 20.0);
     load.stop().await.assert_all_ok();
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_a_change_and_one_that_is_read_at_the_start_alone_is_named() {
+    let a = Simulated::start("a").await;
+    let setup = Setup::new();
+    let (key, token) = (setup.file("key", "sk-the-old-one"), setup.file("token", "the-old-token"));
+    let settings = format!("keys: [{{file: \"{}\"}}]", key.display());
+    let admin = format!("token: {{file: \"{}\"}}", token.display());
+    let node = setup.upstream_with("a", &a.url(), &settings).admin(&admin).start().await;
+    // Both at once, and nothing asks for it: they are noticed all the same.
+    std::fs::write(&key, "sk-the-new-one").unwrap();
+    std::fs::write(&token, "the-new-token").unwrap();
+    let named = async || (last(&node).await["restart_needed"] == json!(["admin.token"])).then_some(());
+    until_within(BACK, "the rotation to be taken up", named).await;
+    assert!(outcomes(&node, "applied").await >= 1.0);
+    let again = Call::new(node.admin, "POST", "/api/reload").bearer("the-old-token").send().await;
+    assert_eq!(again.status, 200, "until the node is started again");
+    let said = again.json().await;
+    assert_eq!(
+        (&said["changed"], &said["restart_needed"]),
+        (&json!(false), &json!(["admin.token"])),
+        "{said}"
+    );
+    let refused = Call::new(node.admin, "POST", "/api/reload").bearer("the-new-token").send().await;
+    assert_eq!(refused.status, 401);
+}
+
+#[tokio::test]
+async fn what_is_written_while_another_file_is_being_loaded_is_taken_up_after_it() {
+    let a = Simulated::start("a").await;
+    let node = setup(&a.url(), 1.0).start().await;
+    // Tokens are counted from the second file on, so that building it takes a while.
+    let limits = "limits: [{per: ip, tokens: 1000000/min}]";
+    for price in [2.0, 4.0, 6.0] {
+        let slow = setup(&a.url(), price).section(limits).yaml();
+        let last_one = setup(&a.url(), price + 1.0).section(limits).yaml();
+        node.replace_config(&slow);
+        let asked = tokio::spawn(Call::new(node.admin, "POST", "/api/reload").send());
+        node.replace_config(&last_one);
+        asked.await.unwrap();
+        until("the last file to be in force", async || {
+            let config = Call::new(node.admin, "GET", "/api/config").send().await.json().await;
+            (config["prices"][0]["m"]["input"].as_f64() == Some(price + 1.0)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn another_bound_of_an_upstream_holds_for_what_runs_and_what_comes() {
+    let gate = Gate::new();
+    let upstream = Upstream::doing(held_stream(&gate)).await;
+    let of =
+        |most: usize| Setup::new().upstream_with("a", &upstream.url(), &format!("max_in_flight: {most}"));
+    let node = of(3).start().await;
+    let mut streams = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        streams.spawn(node.chat_stream().send());
+    }
+    upstream.received(3).await;
+    let next = of(4).yaml();
+    reloaded(&node, || node.replace_config(&next)).await;
+    streams.spawn(node.chat_stream().send());
+    upstream.received(4).await;
+    assert_eq!(node.chat_stream().send().await.status, 503, "four run, whichever file they began with");
+    gate.open(100);
+    while let Some(reply) = streams.join_next().await {
+        assert_eq!(reply.unwrap().status, 200);
+    }
 }

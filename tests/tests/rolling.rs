@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_tests::footprint::Footprint;
 use tidegate_tests::load::Load;
+use tidegate_tests::node::Node;
 use tidegate_tests::simulated::Mode;
 use tidegate_tests::site::{Site, VISIBLE};
 use tidegate_tests::until_within;
@@ -85,7 +86,8 @@ async fn a_hundred_reloads_fail_no_request_lose_nothing_and_hold_nothing() {
         }
     }
     seen.sort();
-    assert!(seen[seen.len() / 2] <= VISIBLE, "half of the faulty ones were seen later: {seen:?}");
+    // One may have met a pause of the machine's.
+    assert!(seen[seen.len() - 2] <= VISIBLE && seen[seen.len() - 1] <= VISIBLE * 5, "seen after {seen:?}");
     load.stop().await.assert_all_ok();
     for (index, before) in [a, b, c].iter().enumerate() {
         let node = site.node(index).await;
@@ -101,33 +103,69 @@ async fn at_rest(site: &Site, index: usize) -> Footprint {
     Footprint::at_rest(&*site.node(index).await, Duration::from_secs(8)).await
 }
 
+/// Writes another file to a node, and waits until it runs by it.
+async fn reloaded(node: &Node, yaml: &str) {
+    let before = node.status().await["config"]["hash"].clone();
+    node.replace_config(yaml);
+    until_within(Duration::from_secs(20), "the reload", async || {
+        (node.status().await["config"]["hash"] != before).then_some(())
+    })
+    .await;
+}
+
+/// The state of `x@direct`, and since when.
+async fn stand(node: &Node) -> (String, String) {
+    let path = node.path("x@direct").await;
+    let text = |key: &str| path[key].as_str().unwrap().to_owned();
+    (text("state"), text("since"))
+}
+
+/// Between two times as `2026-01-01T12:00:00.000Z`.
+fn millis_between(one: &str, other: &str) -> u64 {
+    let of_day = |time: &str| {
+        let text = time.split('T').nth(1).unwrap().trim_end_matches('Z');
+        text.split([':', '.'])
+            .zip([60, 60, 1000, 1])
+            .fold(0, |all, (part, next)| (all + part.parse::<i64>().unwrap()) * next)
+    };
+    of_day(one).abs_diff(of_day(other))
+}
+
 #[tokio::test]
 async fn a_path_that_tripped_stays_as_it_was_across_reloads() {
     let Some((site, load)) = site().await else { return };
-    site.upstreams[0].set(Mode::Status(500, "an outage"));
-    let node = site.node(0).await;
-    node.until_path_opened("x@direct", Duration::from_secs(20)).await;
-    let of = async || {
-        let path = node.path("x@direct").await;
-        (path["state"].clone(), path["since"].clone(), path["reason"].clone())
+    // It rests for half a minute and more, so that nothing changes by itself meanwhile.
+    let at_rest = |index| {
+        let (quick, long) = ("open_for: 500ms, max_open: 3s", "open_for: 60s, max_open: 60s");
+        let yaml = site.next_yaml(index);
+        assert!(yaml.contains(quick), "{yaml}");
+        yaml.replace(quick, long)
     };
-    // It is tried again and again meanwhile, so that its state may change by itself: not by a reload.
+    for index in 0..3 {
+        reloaded(&*site.node(index).await, &at_rest(index)).await;
+    }
+    // A probe would find out by itself what requests have found out, and that is another trip.
+    site.upstreams[0].probes_always_good();
+    site.upstreams[0].set(Mode::Status(500, "an outage"));
+    for index in 0..3 {
+        site.node(index).await.until_path_state("x@direct", "open", Duration::from_secs(20)).await;
+    }
+    let node = site.node(0).await;
+    // What is told of a moment is late by what it took to tell: now and then by more than some milliseconds.
+    let mut said = Vec::new();
+    for _ in 0..10 {
+        said.push(stand(&node).await);
+    }
+    let (state, since) = said.into_iter().min().unwrap();
+    assert_eq!(state, "open");
     for _ in 0..5 {
-        let before = until_within(Duration::from_secs(20), "an open path", async || {
-            let said = of().await;
-            (said.0 == "open").then_some(said)
-        })
-        .await;
-        let hash = node.status().await["config"]["hash"].clone();
-        node.replace_config(&site.next_yaml(0));
-        let after = until_within(Duration::from_secs(20), "the reload", async || {
-            let status = node.status().await;
-            (status["config"]["hash"] != hash).then_some(())?;
-            Some(of().await)
-        })
-        .await;
-        assert_ne!(after.0, "closed", "{before:?}");
-        assert!(after == before || after.1 != before.1, "{before:?} became {after:?} with the same `since`");
+        reloaded(&node, &at_rest(0)).await;
+        // A breaker built anew would be open since then, if at all.
+        let mut said: Vec<(String, String)> = Vec::new();
+        while !said.last().is_some_and(|(now, at)| *now == state && millis_between(at, &since) <= 5) {
+            assert!(said.len() < 20, "{state} since {since}, and after a reload {said:?}");
+            said.push(stand(&node).await);
+        }
     }
     drop(node);
     load.stop().await.assert_all_ok();

@@ -9,6 +9,7 @@ use tidegate_tests::client::Call;
 use tidegate_tests::collector::{Collector, Span};
 use tidegate_tests::load::Load;
 use tidegate_tests::node::{Node, Setup};
+use tidegate_tests::nodes::client_key;
 use tidegate_tests::simulated::{Kind, Mode, Simulated};
 use tidegate_tests::upstream::{Act, Gate, Upstream};
 use tidegate_tests::{answer, until, until_within};
@@ -186,6 +187,62 @@ async fn a_share_of_nothing_records_nothing_and_a_broken_traceparent_is_none() {
     let told = upstream.requests().pop().unwrap();
     let known = format!("00-{}-{}-01", request.trace, attempts[0].id);
     assert_eq!((told.header("traceparent"), told.header("tracestate")), (Some(known.as_str()), None));
+}
+
+#[tokio::test]
+async fn what_a_stranger_says_of_a_trace_counts_for_nothing() {
+    let Some(collector) = Collector::start().await else { return };
+    let upstream = answering().await;
+    let start = async |sample: &str| {
+        let setup = Setup::new().upstream("a", &upstream.url()).clients(&[("x", "")]);
+        setup.section(&collector.section(sample)).start().await
+    };
+    let ask = async |node: &Node, id: &str, key: &str, flags: &str| {
+        let call = node.chat().header("x-request-id", id).bearer(key);
+        call.header("traceparent", &parent(flags)).header("tracestate", "vendor=1").send().await.status
+    };
+    let none = start("0%").await;
+    assert_eq!(ask(&none, "refused", "sk-of-nobody", "01").await, 401);
+    assert!(line_of(&none, "refused").await["trace_id"].is_null());
+    assert_eq!(ask(&none, "known", &client_key("x"), "01").await, 200);
+    assert_eq!(collector.request("known").await.0.trace, TRACE);
+    assert_eq!(collector.spans().len(), 2, "the client's alone");
+
+    // Chance decides for it, and its trace is its own.
+    let all = start("100%").await;
+    for (id, flags) in [("recorded", "01"), ("unrecorded", "00")] {
+        assert_eq!(ask(&all, id, "sk-of-nobody", flags).await, 401);
+        let (request, _) = collector.request(id).await;
+        assert_eq!((request.parent.as_str(), request.get("http.response.status_code")), ("", "401"));
+        assert_ne!(request.trace, TRACE);
+        assert_eq!(line_of(&all, id).await["trace_id"], request.trace.as_str());
+    }
+    assert_eq!(ask(&all, "unseen", &client_key("x"), "00").await, 200);
+    assert!(line_of(&all, "unseen").await["trace_id"].is_null());
+}
+
+#[tokio::test]
+async fn a_tracestate_goes_on_whole_and_is_short_and_without_keys_in_spans() {
+    let upstream = answering().await;
+    let collector =
+        Upstream::saying(answer::whole(200, &[("content-type", "application/x-protobuf")], "")).await;
+    let section = format!("tracing: {{otlp: \"http://127.0.0.1:{}\", sample: 0%}}", collector.port());
+    let node = Setup::new().upstream("a", &upstream.url()).section(&section).start().await;
+    let state = format!("key=sk-abcdefghijklmnop,{}", ["vendor=value"; 1000].join(","));
+    let call = node.chat().header("traceparent", &parent("01")).header("tracestate", &state);
+    assert_eq!(call.send().await.status, 200);
+    assert_eq!(upstream.request().header("tracestate"), Some(state.as_str()));
+    until("two spans", async || {
+        (node.metric("tidegate_trace_spans_exported_total", &[]).await == 2.0).then_some(())
+    })
+    .await;
+    let exports = collector.requests();
+    let size: usize = exports.iter().map(|export| export.body.len()).sum();
+    assert!(size < 4096, "{size} bytes");
+    for export in exports {
+        let text = String::from_utf8_lossy(&export.body).into_owned();
+        assert!(text.contains("key=[redacted],vendor=value,") && !text.contains("sk-abc"), "{text}");
+    }
 }
 
 #[tokio::test]

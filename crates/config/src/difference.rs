@@ -55,8 +55,8 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = &self.path;
         match &self.change {
-            Change::Added(Value::Object(_)) => write!(f, "+ {path}"),
-            Change::Removed(Value::Object(_)) => write!(f, "- {path}"),
+            Change::Added(value) if is_section(value) => write!(f, "+ {path}"),
+            Change::Removed(value) if is_section(value) => write!(f, "- {path}"),
             Change::Added(value) => write!(f, "+ {path}: {}", shown(value)),
             Change::Removed(value) => write!(f, "- {path}: {}", shown(value)),
             Change::Changed { from, to } => write!(f, "~ {path}: {} -> {}", shown(from), shown(to)),
@@ -236,6 +236,12 @@ pub(crate) fn written(value: &Value) -> String {
     }
 }
 
+/// Too much for a line: a limit or a price is shown whole, an upstream or a route by its name alone.
+fn is_section(value: &Value) -> bool {
+    let nested = |value: &Value| value.is_object() || value.is_array();
+    value.as_object().is_some_and(|entries| entries.is_empty() || entries.values().any(nested))
+}
+
 /// Whether a text can stand without quotes between others.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !"\"'[]{},".contains(c))
@@ -280,6 +286,17 @@ mod tests {
         );
         let prices = |input: u32| json!({"prices": [{"gpt-4*": {"input": input}}, {"*": {"input": 1}}]});
         assert_eq!(told(&prices(1), &prices(2)), ["~ prices[\"gpt-4*\"].input: 1 -> 2"]);
+    }
+
+    #[test]
+    fn what_fits_a_line_is_shown_whole() {
+        let from = json!({"limits": [], "upstreams": []});
+        let limit = json!({"per": "ip", "requests": "6/h"});
+        let to = json!({"limits": [limit], "upstreams": [{"name": "a", "timeouts": {"connect": "5s"}}]});
+        assert_eq!(
+            told(&from, &to),
+            ["+ limits[\"ip requests/h\"]: {per: ip, requests: 6/h}", "+ upstreams.a"]
+        );
     }
 
     #[test]

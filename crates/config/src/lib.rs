@@ -66,17 +66,18 @@ pub fn load(path: &Path, purpose: Purpose) -> Result<Loaded, Faults> {
     load_with(path, &Process, purpose)
 }
 
-/// Reads and checks a file with the variables and files of `environment`. Blocks on the file system.
+/// Reads and checks a file with the variables and files of `environment`, the file itself among them. Blocks on the file
+/// system.
 ///
 /// # Errors
 /// Every fault of the file, or why it cannot be read.
 pub fn load_with(path: &Path, environment: &dyn Environment, purpose: Purpose) -> Result<Loaded, Faults> {
     let name = path.display().to_string();
-    let bytes = environment::read_bounded(path, FILE_BYTES_MAX as u64).map_err(|error| {
+    let bytes = environment.read(path).map_err(|error| {
         let text = match error.kind() {
             std::io::ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
             _ => format!(
-                "cannot be read: {}; say which file with --config FILE or $TIDEGATE_CONFIG",
+                "cannot be read: {} (--config FILE or $TIDEGATE_CONFIG says which file)",
                 environment::cause(&error)
             ),
         };

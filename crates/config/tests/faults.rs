@@ -443,11 +443,11 @@ fn files_that_cannot_be_a_configuration() {
     };
     assert_eq!(
         said("gone.yaml"),
-        ": cannot be read: there is no such file; say which file with --config FILE or $TIDEGATE_CONFIG"
+        ": cannot be read: there is no such file (--config FILE or $TIDEGATE_CONFIG says which file)"
     );
     assert_eq!(
         said(""),
-        ": cannot be read: it is a folder; say which file with --config FILE or $TIDEGATE_CONFIG"
+        ": cannot be read: it is a folder (--config FILE or $TIDEGATE_CONFIG says which file)"
     );
     std::fs::write(path("large.yaml"), vec![b'#'; (1 << 20) + 1]).unwrap();
     assert_eq!(

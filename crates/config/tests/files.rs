@@ -28,7 +28,7 @@ fn names() -> Vec<String> {
 }
 
 fn variables() -> BTreeMap<String, String> {
-    ["OPENAI_API_KEY", "HK_PROXY_PASSWORD", "REDIS_PASSWORD", "TIDEGATE_STORE_SECRET"]
+    ["OPENAI_API_KEY", "HK_PROXY_PASSWORD", "REDIS_PASSWORD", "TIDEGATE_STORE_SECRET", "TIDEGATE_ADMIN_TOKEN"]
         .map(|name| (name.to_owned(), format!("value-of-{name}")))
         .into()
 }

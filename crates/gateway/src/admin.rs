@@ -7,19 +7,27 @@ mod config;
 mod page;
 mod status;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tidegate_health::breaker;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::gateway::Gateway;
 use crate::live::Live;
@@ -32,6 +40,16 @@ struct Admin {
     reloader: Option<Arc<Reloader>>,
     metrics: PrometheusHandle,
 }
+
+/// Connections at once; more wait to be accepted. Whoever reaches this address must not use up the files that clients
+/// need.
+const CONNECTIONS_MAX: usize = 256;
+/// For a request's head, and how long a connection may idle: longer than any common scrape interval.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// For a whole request, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// After a failed accept.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves for as long as the process lives.
 pub async fn serve(
@@ -52,9 +70,41 @@ pub async fn serve(
         .route("/api/drain", post(drain))
         .route("/api/reload", post(reload))
         .with_state(Admin { live, reloader, metrics });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(listener, service).await {
-        tracing::error!(%error, "the admin listener ended");
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    connection(stream, peer, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an operator's connection is not accepted");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let answer = router.call(request);
+        async move {
+            match timeout(REQUEST_TIMEOUT, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),
+            }
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%peer, %error, "an operator's connection ended");
     }
 }
 
@@ -87,8 +137,8 @@ async fn drain(
     headers: HeaderMap,
 ) -> Response {
     let gateway = admin.live.gateway();
-    if !may_change(&gateway, peer, &headers) {
-        return refusal();
+    if let Some(refusal) = refusal(&gateway, peer, &headers) {
+        return refusal;
     }
     gateway.drain.requested.notify_one();
     (StatusCode::ACCEPTED, Json(json!({"draining": true}))).into_response()
@@ -100,8 +150,8 @@ async fn reload(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if !may_change(&admin.live.gateway(), peer, &headers) {
-        return refusal();
+    if let Some(refusal) = refusal(&admin.live.gateway(), peer, &headers) {
+        return refusal;
     }
     let Some(reloader) = &admin.reloader else {
         return fault(
@@ -158,8 +208,8 @@ async fn act(
     body: axum::body::Bytes,
 ) -> Response {
     let gateway = &*admin.live.gateway();
-    if !may_change(gateway, peer, &headers) {
-        return refusal();
+    if let Some(refusal) = refusal(gateway, peer, &headers) {
+        return refusal;
     }
     let Some(path) = gateway.health.path_named(&name) else {
         let known: Vec<&str> = gateway.paths.iter().map(|path| path.name.as_str()).collect();
@@ -192,13 +242,27 @@ fn error(message: &str, code: &str) -> Value {
     json!({"message": message, "type": "invalid_request_error", "param": null, "code": code})
 }
 
-/// The token where one is configured, else loopback. A page of another site may make an operator's browser send
-/// anything, from loopback too: the browser says so.
-fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> bool {
-    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
-        return false;
+/// Why a call may not change the node, if it may not: the token is asked for where one is configured, else loopback. A
+/// page of another site may make an operator's browser send anything, from loopback too, and under a name of its own that
+/// leads here: the browser says where it comes from, and without a token only an address or `localhost` is a name for
+/// this node.
+fn refusal(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> Option<Response> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    let elsewhere = headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
+        || headers.get(header::ORIGIN).is_some_and(|_| {
+            text(header::ORIGIN)
+                .and_then(|origin| origin.split_once("://"))
+                .is_none_or(|(_, from)| from != host)
+        })
+        || (gateway.config.admin.token.is_none() && !host.is_empty() && !names_this_machine(host));
+    if elsewhere {
+        let message = "a page of another site may not change the node: use this node's own page by its address, or a call without a browser";
+        let error =
+            json!({"message": message, "type": "permission_error", "param": null, "code": "cross_site"});
+        return Some((StatusCode::FORBIDDEN, Json(json!({"error": error}))).into_response());
     }
-    match &gateway.config.admin.token {
+    let may = match &gateway.config.admin.token {
         None => peer.ip().to_canonical().is_loopback(),
         Some(token) => headers
             .get(header::AUTHORIZATION)
@@ -207,11 +271,46 @@ fn may_change(gateway: &Gateway, peer: SocketAddr, headers: &HeaderMap) -> bool 
                 aws_lc_rs::constant_time::verify_slices_are_equal(shown, token.expose_secret().as_bytes())
                     .is_ok()
             }),
+    };
+    if may {
+        return None;
     }
-}
-
-fn refusal() -> Response {
     let message = "this call changes the node: send the admin token as `Authorization: Bearer TOKEN`, or call from loopback where no admin.token is configured";
     let body = json!({"error": {"message": message, "type": "authentication_error", "param": null, "code": "invalid_api_key"}});
-    (StatusCode::UNAUTHORIZED, Json(body)).into_response()
+    Some((StatusCode::UNAUTHORIZED, Json(body)).into_response())
+}
+
+/// An address or `localhost`, with or without a port.
+fn names_this_machine(host: &str) -> bool {
+    if host.parse::<SocketAddr>().is_ok() {
+        return true;
+    }
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let without_port = name.rsplit_once(':').map_or(name, |(name, _)| name);
+    name.parse::<IpAddr>().is_ok() || without_port.eq_ignore_ascii_case("localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_named_by_an_address_or_as_localhost() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9090",
+            "[::1]:9090",
+            "[::1]",
+            "localhost",
+            "LOCALHOST:9090",
+            "10.0.0.5:1",
+        ] {
+            assert!(names_this_machine(host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil:1", "[::1].x"]
+        {
+            assert!(!names_this_machine(host), "{host}");
+        }
+    }
 }

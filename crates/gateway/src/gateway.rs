@@ -135,6 +135,9 @@ impl Gateway {
     pub fn hand_over(&self, next: &Arc<Self>) {
         self.health.hand_over(&next.health, crate::health::now());
         next.admission.resize(&self.admission);
+        for upstream in &next.upstreams {
+            self.upstreams.iter().for_each(|before| upstream.resize(before));
+        }
         self.replaced.cancel();
         for path in self.every_way() {
             if !next.every_way().any(|other| Arc::ptr_eq(&other.pool, &path.pool)) {
@@ -343,7 +346,7 @@ impl Ways<'_> {
                 }
             };
             candidates.push(Candidate { path: self.paths.len(), upstream: index, egress: *egress_index });
-            let mut metrics = PathMetrics::new(&name, &self.config.routes);
+            let mut metrics = PathMetrics::new(&name, index, &self.config.routes);
             let names =
                 |config: &Config| config.routes.iter().map(|route| route.name.clone()).collect::<Vec<_>>();
             if let (Some(before), Some(old)) = (before, self.old)

@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::Answer;
@@ -112,15 +112,19 @@ async fn accept_waiting(
     workers: &Workers<OwnedSemaphorePermit>,
 ) {
     let Ok(listener) = listener.into_std() else { return };
+    let by = Instant::now() + LATE_REQUEST;
     for _ in 0..BACKLOG {
-        let Ok(guard) = Arc::clone(room).try_acquire_owned() else { return };
+        // Where all connections are taken, those that end now make room.
+        let Ok(Ok(guard)) = timeout_at(by, Arc::clone(room).acquire_owned()).await else { return };
         match listener.accept() {
             Ok((stream, peer)) if stream.set_nonblocking(true).is_ok() => {
                 workers.deal(Accepted { stream, peer, guard }).await;
             }
             Ok(_) => {}
             Err(error) if is_of_the_connection(&error) => {}
-            // None waits any more, or there is nothing to take it with.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // Nothing to take it with: what ends now gives something back.
+            Err(_) if Instant::now() < by => tokio::time::sleep(EXHAUSTED_WAIT).await,
             Err(_) => return,
         }
     }

@@ -23,6 +23,7 @@ mod log;
 mod metrics;
 mod node;
 mod patient;
+mod places;
 mod reload;
 mod request;
 mod store;

@@ -249,6 +249,18 @@ impl Series {
     }
 }
 
+/// A histogram for each route that may use a path. Of the others nothing would ever be seen but empty buckets at every
+/// scrape.
+#[derive(Debug, Clone)]
+pub struct ByRoute(Box<[Option<Histogram>]>);
+
+impl ByRoute {
+    /// Of this route, by index; `None`: it does not use the path.
+    pub fn get(&self, route: usize) -> Option<&Histogram> {
+        self.0.get(route)?.as_ref()
+    }
+}
+
 /// Series of one path.
 #[derive(Debug, Clone)]
 pub struct PathMetrics {
@@ -256,8 +268,8 @@ pub struct PathMetrics {
     by_class: Vec<(Counter, Counter)>,
     /// Events dropped because they were not JSON.
     pub malformed: Counter,
-    /// Time to first content, per route by index.
-    pub ttft: Vec<Histogram>,
+    /// Time to first content, by route.
+    pub ttft: ByRoute,
     /// The same in numbers that can be read.
     pub tally: Arc<Tally>,
     shadows: [Counter; SHADOWS.len()],
@@ -265,9 +277,12 @@ pub struct PathMetrics {
 }
 
 impl PathMetrics {
-    /// Registers the series of the path `name`.
-    pub fn new(name: &str, routes: &[tidegate_config::used::Route]) -> Self {
+    /// Registers the series of the path `name`, which leads to this upstream (by index).
+    pub fn new(name: &str, upstream: usize, routes: &[tidegate_config::used::Route]) -> Self {
         let path = || name.to_owned();
+        let uses = |route: &tidegate_config::used::Route| {
+            route.to.contains(&upstream) || route.fallback.iter().any(|said| said.upstream == upstream)
+        };
         let outcome =
             |o: &'static str| counter!("tidegate_upstream_requests_total", "path" => path(), "outcome" => o);
         Self {
@@ -288,12 +303,16 @@ impl PathMetrics {
             probes: ["pass", "fail", "skipped"]
                 .map(|o| counter!("tidegate_probes_total", "path" => path(), "outcome" => o)),
             tally: Arc::new(Tally::new(routes.len())),
-            ttft: routes
-                .iter()
-                .map(|route| {
-                    histogram!("tidegate_time_to_first_token_seconds", "route" => route.name.clone(), "path" => path())
-                })
-                .collect(),
+            ttft: ByRoute(
+                routes
+                    .iter()
+                    .map(|route| {
+                        uses(route).then(|| {
+                            histogram!("tidegate_time_to_first_token_seconds", "route" => route.name.clone(), "path" => path())
+                        })
+                    })
+                    .collect(),
+            ),
         }
     }
 
@@ -344,4 +363,34 @@ pub fn retry(route: &str, won: bool) {
 pub fn hedge(route: &str, won: bool) {
     let outcome = if won { "won" } else { "lost" };
     counter!("tidegate_hedges_total", "route" => route.to_owned(), "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_route_has_a_first_content_only_over_paths_that_it_may_use() {
+        let file = "
+            upstreams:
+              - {name: a, base_url: \"http://127.0.0.1:1/v1\"}
+              - {name: b, base_url: \"http://127.0.0.1:2/v1\"}
+              - {name: c, base_url: \"http://127.0.0.1:3/v1\"}
+            routes:
+              - {match: {model: x}, to: [a]}
+              - {match: {model: y}, to: [b], fallback: [{upstream: a}]}
+              - {match: {model: \"*\"}, to: [b]}
+        ";
+        let purpose = tidegate_config::Purpose::Serve;
+        let config = tidegate_config::parse("f", file.as_bytes(), &BTreeMap::new(), purpose).unwrap().config;
+        let has = |upstream| {
+            let metrics = PathMetrics::new("u@direct", upstream, &config.routes);
+            [0, 1, 2, 3].map(|route| metrics.ttft.get(route).is_some())
+        };
+        assert_eq!(has(0), [true, true, false, false]);
+        assert_eq!(has(1), [false, true, true, false]);
+        assert_eq!(has(2), [false; 4]);
+    }
 }

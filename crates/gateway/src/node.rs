@@ -21,6 +21,8 @@ use crate::{admin, listener};
 const SWEEP: Duration = Duration::from_secs(5);
 /// After the second signal.
 const HURRY: Duration = Duration::from_secs(5);
+/// To tell a store what it is owed, however slow it is: who waits for the process to end gives it ten seconds more.
+const SETTLE: Duration = Duration::from_secs(4);
 /// After the streams were told to end: for their last bytes to go out.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
@@ -77,7 +79,7 @@ impl Node {
         tokio::spawn(crate::history::keep(Arc::clone(&live)));
         crate::health::start(&gateway);
         tokio::spawn(Arc::clone(&gateway.fleet).run(Arc::clone(&live)));
-        let reloader = file.map(|(path, reads)| Arc::new(Reloader::new(Arc::clone(&live), path, reads)));
+        let reloader = file.map(|(path, reads)| Arc::new(Reloader::new(Arc::clone(&live), path, &reads)));
         if let Some(reloader) = &reloader {
             tokio::spawn(Arc::clone(reloader).watch());
         }
@@ -121,8 +123,11 @@ impl Node {
             let _ = tokio::time::timeout(LAST_BYTES, ended).await;
         }
         let gateway = live.gateway();
-        gateway.limits.limiter().flush().await;
-        gateway.usage.tell(&gateway).await;
+        let settle = async {
+            gateway.limits.limiter().flush().await;
+            gateway.usage.tell(&gateway).await;
+        };
+        let _ = tokio::time::timeout(SETTLE, settle).await;
         gateway.fleet.leave().await;
         crate::trace::finish().await;
         tracing::info!("stopped");

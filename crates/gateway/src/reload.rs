@@ -8,14 +8,15 @@ mod watch;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use metrics::{counter, gauge};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use tidegate_config::used::Config;
+use tidegate_config::used::{self, Config};
 use tidegate_config::{Environment, Faults, Process, Purpose};
 
 use crate::clock;
@@ -25,6 +26,8 @@ use crate::live::Live;
 /// Faults of one try that are kept for the status page; the log has all of them.
 const FAULTS_MAX: usize = 20;
 
+/// Reloads that wait for the one that runs; more are refused.
+const WAITING_MAX: usize = 8;
 /// Labels of `config_reloads_total{outcome}`.
 const OUTCOMES: [&str; 3] = ["applied", "unchanged", "refused"];
 
@@ -69,7 +72,7 @@ impl Fault {
 /// A configuration that is in force now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// It is not the one that was in force before.
+    /// It, or a file that it refers to, is not what was in force before.
     pub changed: bool,
     /// Its hash.
     pub hash: String,
@@ -100,6 +103,8 @@ pub struct Record {
     loaded_at: Mutex<SystemTime>,
     count: AtomicU64,
     last: ArcSwapOption<Try>,
+    /// As of the last successful try.
+    restart_needed: Mutex<Vec<String>>,
 }
 
 impl Record {
@@ -116,6 +121,7 @@ impl Record {
             loaded_at: Mutex::new(clock::wall()),
             count: AtomicU64::new(0),
             last: ArcSwapOption::empty(),
+            restart_needed: Mutex::default(),
         }
     }
 
@@ -128,6 +134,7 @@ impl Record {
             "file": self.file.as_ref().map(|file| file.display().to_string()),
             "loaded_at": date(*self.loaded_at.lock().unwrap_or_else(PoisonError::into_inner)),
             "reloads": self.count.load(Ordering::Relaxed),
+            "restart_needed": *self.restart_needed.lock().unwrap_or_else(PoisonError::into_inner),
             "last_reload": last.as_ref().map(|last| json!({
                 "at": date(last.at),
                 "successful": last.result.is_ok(),
@@ -148,8 +155,10 @@ impl Record {
         };
         counter!("tidegate_config_reloads_total", "outcome" => outcome).increment(1);
         gauge!("tidegate_config_last_reload_successful").set(f64::from(u8::from(result.is_ok())));
-        if result.is_ok() {
+        if let Ok(applied) = result {
             gauge!("tidegate_config_last_reload_timestamp_seconds").set(clock::unix_seconds());
+            (*self.restart_needed.lock().unwrap_or_else(PoisonError::into_inner))
+                .clone_from(&applied.restart_needed);
             *self.loaded_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -166,26 +175,31 @@ impl Record {
 pub struct Reloader {
     live: Arc<Live>,
     file: PathBuf,
-    /// Held for a whole reload. What it guards is what the file and all it refers to looked like at the last one.
+    /// Held for a whole reload. What it guards is what the file and all it refers to held when they were last read.
     seen: tokio::sync::Mutex<Seen>,
+    waiting: AtomicUsize,
 }
 
 /// Files, each with a digest of what was in it.
 type Seen = Vec<(PathBuf, Option<u64>)>;
 
 impl Reloader {
-    /// For the node that runs by what was read from `file`, with what it has `read` besides.
-    pub fn new(live: Arc<Live>, file: PathBuf, read: Reads) -> Self {
-        let seen = read.seen(&file);
-        Self { live, file, seen: tokio::sync::Mutex::new(seen) }
+    /// For the node that runs by what was `read` from `file` and what it refers to.
+    pub fn new(live: Arc<Live>, file: PathBuf, read: &Reads) -> Self {
+        Self { live, file, seen: tokio::sync::Mutex::new(read.seen()), waiting: AtomicUsize::new(0) }
     }
 
     /// Reads the file and all it refers to, and puts what it says in force. An error changes nothing.
     /// Not cancel-safe in that a reload that was begun is finished all the same.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Result<Applied, Vec<Fault>> {
+        let may_wait = |n: usize| (n < WAITING_MAX).then_some(n + 1);
+        if self.waiting.fetch_update(Ordering::AcqRel, Ordering::Relaxed, may_wait).is_err() {
+            return Err(vec![whole("several reloads wait already: try again when they are done".to_owned())]);
+        }
         let reloader = Arc::clone(self);
         let task = tokio::spawn(async move {
             let mut seen = reloader.seen.lock().await;
+            reloader.waiting.fetch_sub(1, Ordering::AcqRel);
             reloader.locked(trigger, &mut seen).await
         });
         task.await.unwrap_or_else(|error| Err(vec![whole(format!("the reload broke off: {error}"))]))
@@ -199,10 +213,12 @@ impl Reloader {
             tokio::task::spawn_blocking(move || build(&file, &reads, &before)).await
         };
         let built = built.unwrap_or_else(|error| Err(vec![whole(format!("it cannot be built: {error}"))]));
-        *seen = reads.seen(&self.file);
+        let read = reads.seen();
+        let changed = *seen != read;
+        *seen = read;
         let result = built.map(|(next, restart_needed)| {
             let applied = Applied {
-                changed: next.config.hash != before.config.hash,
+                changed: changed || next.config.hash != before.config.hash,
                 hash: next.config.hash.clone(),
                 restart_needed,
             };
@@ -259,7 +275,10 @@ fn build(file: &Path, reads: &Reads, before: &Gateway) -> Result<(Gateway, Vec<S
         tracing::warn!("{warning}");
     }
     let mut config = loaded.config;
-    let restart_needed = tidegate_config::restart_needed(&before.config.effective, &config.effective);
+    let mut restart_needed = tidegate_config::restart_needed(&before.config.effective, &config.effective);
+    restart_needed.extend(other_secrets(&before.config, &config));
+    restart_needed.sort_unstable();
+    restart_needed.dedup();
     keep(&mut config, &before.config);
     let next = before.next(config).map_err(|why| vec![whole(why)])?;
     Ok((next, restart_needed))
@@ -271,6 +290,22 @@ fn told(faults: &Faults) -> Vec<Fault> {
         text: fault.text().to_owned(),
     };
     faults.iter().map(fault).collect()
+}
+
+/// Secrets behind the same references that are read at the start alone.
+fn other_secrets(before: &Config, now: &Config) -> Vec<String> {
+    let text = |secret: Option<&SecretString>| secret.map(|secret| secret.expose_secret().to_owned());
+    let store = |config: &Config| {
+        let store = config.store.as_ref();
+        let of = |get: fn(&used::Store) -> Option<&SecretString>| text(store.and_then(get));
+        [("store.password", of(|s| s.password.as_ref())), ("store.secret", of(|s| s.secret.as_ref()))]
+    };
+    let all = |config: &Config| {
+        let [password, secret] = store(config);
+        [("admin.token", text(config.admin.token.as_ref())), password, secret]
+    };
+    let pairs = all(before).into_iter().zip(all(now));
+    pairs.filter(|(before, now)| before.1 != now.1).map(|((key, _), _)| key.to_owned()).collect()
 }
 
 /// What a running node cannot change stays as it is.
@@ -298,12 +333,9 @@ fn keep(config: &mut Config, before: &Config) {
 pub struct Reads(Arc<Mutex<Seen>>);
 
 impl Reads {
-    /// The file itself and what was read besides it.
-    fn seen(&self, file: &Path) -> Seen {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        seen.retain(|(path, _)| path != file);
-        seen.insert(0, (file.to_owned(), digest(&Process.read(file))));
-        seen
+    /// What was read, as it was when it was read first.
+    fn seen(&self) -> Seen {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

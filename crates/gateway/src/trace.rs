@@ -6,7 +6,8 @@
 //! not fit is dropped and counted. Without `tracing` in the configuration there is none of this, and a client's
 //! `traceparent` goes to upstreams as it came.
 //!
-//! Spans hold no content, no header and no key. Copies and made-up requests belong to no client's trace and have none.
+//! Spans hold no content and no key, and of headers trace context and the request's id alone. Copies and made-up
+//! requests belong to no client's trace and have none.
 
 mod attempt;
 mod collector;
@@ -99,7 +100,8 @@ pub struct Trace {
     span: u64,
     /// What the client said.
     parent: Option<Parent>,
-    state: Option<String>,
+    /// The client's `tracestate`, cut where it is long; empty without a parent.
+    state: String,
     /// When it began, since 1970.
     begun: Duration,
     attempts: AtomicU32,
@@ -108,24 +110,31 @@ pub struct Trace {
 impl Trace {
     /// `None`: not traced. A client's own trace decides for its requests, else chance does.
     pub fn begin(headers: &HeaderMap) -> Option<Arc<Self>> {
-        let tracer = TRACER.get()?;
-        let parent = Parent::of(headers);
-        let sampled = parent.map_or_else(|| fastrand::f64() < tracer.sample, |parent| parent.is_sampled());
-        sampled.then(|| Arc::new(Self::new(parent, headers)))
+        TRACER.get()?;
+        match Parent::of(headers) {
+            Some(parent) => parent.is_sampled().then(|| Arc::new(Self::of(parent, headers))),
+            None => Self::by_chance(Duration::ZERO),
+        }
     }
 
-    fn new(parent: Option<Parent>, headers: &HeaderMap) -> Self {
-        let state = || {
-            let lists: Vec<&str> =
-                headers.get_all(TRACESTATE).iter().filter_map(|v| v.to_str().ok()).collect();
-            (!lists.is_empty()).then(|| lists.join(","))
-        };
+    /// Of a request that began this long ago and whose word counts for nothing. `None`: not traced.
+    pub fn by_chance(ago: Duration) -> Option<Arc<Self>> {
+        let tracer = TRACER.get()?;
+        (fastrand::f64() < tracer.sample).then(|| Arc::new(Self::anew(ago)))
+    }
+
+    fn of(parent: Parent, headers: &HeaderMap) -> Self {
+        let state = parent::state(headers);
+        Self { id: parent.trace, parent: Some(parent), state, ..Self::anew(Duration::ZERO) }
+    }
+
+    fn anew(ago: Duration) -> Self {
         Self {
-            id: parent.map_or_else(|| fastrand::u128(1..), |parent| parent.trace),
+            id: fastrand::u128(1..),
             span: new_span(),
-            parent,
-            state: parent.and_then(|_| state()),
-            begun: crate::clock::since_1970(),
+            parent: None,
+            state: String::new(),
+            begun: crate::clock::since_1970().saturating_sub(ago),
             attempts: AtomicU32::new(0),
         }
     }
@@ -228,9 +237,9 @@ mod tests {
     #[test]
     fn an_upstream_hears_of_the_clients_trace_and_of_the_attempt() {
         let mut said = headers(&[(TRACEPARENT, FROM), (TRACESTATE, "a=1,b=2")]);
-        let trace = Trace::new(Parent::of(&said), &said);
+        let trace = Trace::of(Parent::of(&said).unwrap(), &said);
         assert_eq!(trace.hex(), "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!(trace.state.as_deref(), Some("a=1,b=2"));
+        assert_eq!(trace.state, "a=1,b=2");
         trace.put(0x1234, &mut said);
         assert_eq!(said[TRACEPARENT], "00-0af7651916cd43dd8448eb211c80319c-0000000000001234-03");
         assert_eq!(said[TRACESTATE], "a=1,b=2");
@@ -241,11 +250,22 @@ mod tests {
     #[test]
     fn a_state_without_a_trace_goes_no_further() {
         let mut said = headers(&[(TRACEPARENT, "00-nonsense"), (TRACESTATE, "a=1")]);
-        let trace = Trace::new(Parent::of(&said), &said);
-        assert!(trace.parent.is_none() && trace.state.is_none() && trace.id != 0);
+        assert_eq!(Parent::of(&said), None);
+        let trace = Trace::anew(Duration::ZERO);
+        assert!(trace.parent.is_none() && trace.state.is_empty() && trace.id != 0);
         trace.put(7, &mut said);
         assert_eq!(said[TRACEPARENT], format!("00-{}-0000000000000007-01", trace.hex()));
         assert!(!said.contains_key(TRACESTATE));
+    }
+
+    #[test]
+    fn a_state_goes_to_upstreams_whole_and_into_spans_cut() {
+        let long = ["k=v"; 200].join(",");
+        let mut said = headers(&[(TRACEPARENT, FROM), (TRACESTATE, &long)]);
+        let trace = Trace::of(Parent::of(&said).unwrap(), &said);
+        assert_eq!(trace.state, ["k=v"; 128].join(","));
+        trace.put(7, &mut said);
+        assert_eq!(said[TRACESTATE], long);
     }
 
     #[test]

@@ -342,6 +342,12 @@ impl Breaker {
         (waits && self.probes_failed == 0).then(|| self.go(State::Ramping, Reason::Fleet, evidence, now))
     }
 
+    /// The state in which an operator holds it.
+    #[must_use]
+    pub const fn forced(&self) -> Option<State> {
+        if self.forced { Some(self.state) } else { None }
+    }
+
     /// Nothing is known of what it stands for, and users have others: it begins on the ramp.
     pub fn begin(&mut self, now: Instant) -> Transition {
         self.go(State::Ramping, Reason::New, String::new(), now)

@@ -59,9 +59,7 @@ pub fn page(status: &Value) -> Response {
     out.raw("<span id=\"actions\"></span></div></div>\n");
     facts(&mut out, status);
     out.raw("\n<script>").raw(SCRIPT).raw("</script>\n</body>\n</html>\n");
-    let mut response = html(out.end());
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
-    response
+    html(out.end())
 }
 
 /// The facts alone, for the page's script.
@@ -73,10 +71,11 @@ pub fn part(status: &Value) -> Response {
 
 fn html(text: String) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
     ];
     (headers, text).into_response()
 }
@@ -215,7 +214,7 @@ fn tiles(out: &mut Out, status: &Value) {
     tile(out, "Attempts that failed", &value, "of the last minute", class);
     let running: u64 = paths.iter().map(|path| out::count(path, "in_flight")).sum();
     tile(out, "In flight", &running.to_string(), "now", "");
-    let serving = paths.iter().filter(|path| matches!(word(path, "state"), "closed" | "ramping")).count();
+    let serving = paths.iter().filter(|path| words::serves(path)).count();
     let class = if serving < paths.len() { "bad" } else { "" };
     tile(out, "Paths with traffic", &serving.to_string(), &format!("of {}", paths.len()), class);
     let nodes = list(status, "fleet");

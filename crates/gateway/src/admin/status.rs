@@ -26,6 +26,11 @@ pub fn of(gateway: &Gateway) -> Value {
             "detail": crate::log::redacted(&egress.detail),
         })
     });
+    let mut answered = gateway.history.answered(gateway, now());
+    let routes = gateway.routes.iter().enumerate().map(|(index, of)| {
+        let answered = answered.get_mut(index).map(Value::take).unwrap_or_default();
+        route(gateway, index, of, answered)
+    });
     json!({
         "node": {
             "name": config.node.name,
@@ -44,7 +49,7 @@ pub fn of(gateway: &Gateway) -> Value {
         },
         "paths": (0..gateway.paths.len()).map(|index| path(gateway, index)).collect::<Vec<_>>(),
         "egress": egress.collect::<Vec<_>>(),
-        "routes": gateway.routes.iter().enumerate().map(|(n, r)| route(gateway, n, r)).collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
         "limits": near::status(gateway),
         "fleet": gateway.fleet.status(gateway),
         "cache": cache(gateway),
@@ -109,6 +114,8 @@ pub fn path(gateway: &Gateway, index: usize) -> Value {
         "name": path.name,
         "state": status.state.word(),
         "share": status.share,
+        "own_state": status.own_state.word(),
+        "own_share": status.own_share,
         "latency_ms": status.network.map(millis),
         "ttft_ms": status.first.map(millis),
         "in_flight": path.in_flight.load(Ordering::Relaxed),
@@ -147,7 +154,8 @@ fn progress(progress: Progress) -> Value {
     }
 }
 
-fn route(gateway: &Gateway, index: usize, route: &Route) -> Value {
+/// `answered`: how its answers were divided.
+fn route(gateway: &Gateway, index: usize, route: &Route, answered: Value) -> Value {
     let names = |candidates: &[tidegate_router::plan::Candidate]| -> Vec<String> {
         candidates.iter().filter_map(|c| gateway.paths.get(c.path)).map(|path| path.name.clone()).collect()
     };
@@ -170,7 +178,7 @@ fn route(gateway: &Gateway, index: usize, route: &Route) -> Value {
         "fallback": fallback,
         "fallback_active": observe::is_on_fallback(route, now()),
         "traffic": traffic.collect::<Vec<_>>(),
-        "answered": gateway.history.answered(gateway, &route.config.name, now()),
+        "answered": answered,
     })
 }
 

@@ -6,7 +6,7 @@ use tidegate_health::registry::Event;
 
 use super::now;
 use crate::gateway::Gateway;
-use crate::metrics::exposition::{Exposition, Kind};
+use crate::metrics::exposition::{Exposition, Family, Kind};
 
 /// A fallback that answered this long ago is still what a route lives on.
 const FELL_BACK: std::time::Duration = std::time::Duration::from_secs(10);
@@ -34,17 +34,29 @@ pub fn render(gateway: &Gateway, text: &mut Exposition) {
         .iter()
         .filter_map(|path| Some((path, gateway.health.path_status(path.index, now)?)))
         .collect();
-    let mut states = text.family("tidegate_path_state", Kind::Gauge, "1 for the state a path is in");
+    let mut states = text.family(
+        "tidegate_path_state",
+        Kind::Gauge,
+        "1 for the state a path is in, the worst of its own and its models'",
+    );
     for (path, status) in &paths {
-        for state in State::ALL {
-            let is = f64::from(u8::from(state == status.state));
-            states.sample(&[("path", &path.name), ("state", state.word())], is);
-        }
+        sample_states(&mut states, &path.name, status.state);
     }
-    let mut shares =
-        text.family("tidegate_path_share", Kind::Gauge, "Share of its normal traffic that a path may take");
+    let mut states = text.family(
+        "tidegate_path_own_state",
+        Kind::Gauge,
+        "1 for the state a path is in, whatever single models of it are",
+    );
     for (path, status) in &paths {
-        shares.sample(&[("path", &path.name)], status.share);
+        sample_states(&mut states, &path.name, status.own_state);
+    }
+    let mut shares = text.family(
+        "tidegate_path_share",
+        Kind::Gauge,
+        "Share of its normal traffic that a path may take, whatever single models of it may",
+    );
+    for (path, status) in &paths {
+        shares.sample(&[("path", &path.name)], status.own_share);
     }
     let mut latencies = text.family(
         "tidegate_path_latency_seconds",
@@ -83,6 +95,14 @@ pub fn render(gateway: &Gateway, text: &mut Exposition) {
     }
     let cut_off = f64::from(u8::from(gateway.health.is_cut_off()));
     text.gauge("tidegate_node_cut_off", "1 while everything that this node tries fails", cut_off);
+    let draining = f64::from(u8::from(gateway.drain.is_draining()));
+    text.gauge("tidegate_node_draining", "1 while this node is on its way out", draining);
+}
+
+fn sample_states(family: &mut Family<'_>, path: &str, current: State) {
+    for state in State::ALL {
+        family.sample(&[("path", path), ("state", state.word())], f64::from(u8::from(state == current)));
+    }
 }
 
 /// A fallback has answered a request of the route lately.

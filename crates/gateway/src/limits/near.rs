@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tidegate_config::used::{Meter, Pace, Span};
 use tidegate_store::limit::{Applies, Limiter};
 
-use super::{Applying, Limits};
+use super::Limits;
 use crate::gateway::Gateway;
 use crate::metrics::exposition::{Exposition, Kind};
 
@@ -19,20 +19,17 @@ use crate::metrics::exposition::{Exposition, Kind};
 const SHOWN_MAX: usize = 500;
 
 /// One limit of one subject.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Near {
+#[derive(Debug, Clone, Copy)]
+struct Near<'a> {
     /// `client` or `route`.
-    pub scope: &'static str,
+    scope: &'static str,
     /// The client's or the route's name.
-    pub subject: String,
-    /// As the file has it: `tokens: 100000/min`.
-    pub limit: String,
+    subject: &'a str,
+    meter: &'a Meter,
     /// The part that is used or reserved, 0 to 1; above in debt.
-    pub used_ratio: f64,
+    used_ratio: f64,
     /// Until all of it is there again; zero where it is, and for what runs.
-    pub resets_in: Duration,
-    /// `requests`, `tokens` or `usd` of a UTC day.
-    budget: Option<&'static str>,
+    resets_in: Duration,
 }
 
 impl Limits {
@@ -43,34 +40,45 @@ impl Limits {
     }
 }
 
-/// All limits of clients and routes, the nearest to its end first.
-pub fn near(gateway: &Gateway) -> Vec<Near> {
+/// All limits of clients and routes, in the order of the file.
+fn all(gateway: &Gateway) -> impl Iterator<Item = Near<'_>> {
     let Limits { limiter, clients, routes, .. } = &gateway.limits;
     let client_names = gateway.config.clients.iter().flatten().map(|client| &client.name);
     let route_names = gateway.config.routes.iter().map(|route| &route.name);
     let clients = client_names.zip(clients).map(|(name, applying)| ("client", name, applying));
     let routes = route_names.zip(routes).map(|(name, applying)| ("route", name, applying));
-    let of =
-        |(scope, name, applying): (_, &String, &Applying)| subject(limiter, scope, name, &applying.rules);
-    let mut all: Vec<Near> = clients.chain(routes).flat_map(of).collect();
-    // Stable: those alike stand in the order of the file.
-    all.sort_by(|a, b| b.used_ratio.total_cmp(&a.used_ratio));
-    all
+    clients
+        .chain(routes)
+        .flat_map(move |(scope, name, applying)| subject(limiter, scope, name, &applying.rules))
 }
 
-fn subject(limiter: &Limiter, scope: &'static str, name: &str, rules: &[Applies]) -> Vec<Near> {
-    let near = |(applies, stand): (&Applies, tidegate_store::limit::Stand)| {
-        let meter = &applies.rule().meter;
-        Near {
-            scope,
-            subject: name.to_owned(),
-            limit: said(meter),
-            used_ratio: stand.used_ratio(),
-            resets_in: stand.reset,
-            budget: budget(meter),
-        }
+fn subject<'a>(
+    limiter: &Limiter,
+    scope: &'static str,
+    subject: &'a str,
+    rules: &'a [Applies],
+) -> impl Iterator<Item = Near<'a>> {
+    rules.iter().zip(limiter.stands(rules)).map(move |(applies, stand)| Near {
+        scope,
+        subject,
+        meter: &applies.rule().meter,
+        used_ratio: stand.used_ratio(),
+        resets_in: stand.reset,
+    })
+}
+
+/// So many of them, the nearest to its end first; those alike stand as they came.
+fn nearest<'a>(all: impl Iterator<Item = Near<'a>>, most: usize) -> Vec<Near<'a>> {
+    let mut all: Vec<(usize, Near<'a>)> = all.enumerate().collect();
+    let order = |(n, a): &(usize, Near<'a>), (m, b): &(usize, Near<'a>)| {
+        b.used_ratio.total_cmp(&a.used_ratio).then(n.cmp(m))
     };
-    rules.iter().zip(limiter.stands(rules)).map(near).collect()
+    if most < all.len() {
+        all.select_nth_unstable_by(most, order);
+        all.truncate(most);
+    }
+    all.sort_unstable_by(order);
+    all.into_iter().map(|(_, near)| near).collect()
 }
 
 const fn budget(meter: &Meter) -> Option<&'static str> {
@@ -106,26 +114,27 @@ fn said(meter: &Meter) -> String {
 
 /// Adds `budget_used_ratio`; of several budgets of one subject that meter the same, the one nearest to its end.
 pub fn render(gateway: &Gateway, text: &mut Exposition) {
-    let mut budgets = BTreeMap::new();
-    for Near { scope, subject, used_ratio, budget, .. } in near(gateway) {
-        if let Some(meter) = budget {
-            budgets.entry((scope, subject, meter)).or_insert(used_ratio);
+    let mut budgets: BTreeMap<_, f64> = BTreeMap::new();
+    for Near { scope, subject, meter, used_ratio, .. } in all(gateway) {
+        if let Some(meter) = budget(meter) {
+            let most = budgets.entry((scope, subject, meter)).or_insert(used_ratio);
+            *most = most.max(used_ratio);
         }
     }
     let mut family =
         text.family("tidegate_budget_used_ratio", Kind::Gauge, "Part that is used of a limit of a UTC day");
     for ((scope, subject, meter), used) in budgets {
-        family.sample(&[("scope", scope), ("subject", &subject), ("meter", meter)], used);
+        family.sample(&[("scope", scope), ("subject", subject), ("meter", meter)], used);
     }
 }
 
 /// For `/api/status`.
 pub fn status(gateway: &Gateway) -> Value {
-    let shown = near(gateway).into_iter().take(SHOWN_MAX).map(|near| {
+    let shown = nearest(all(gateway), SHOWN_MAX).into_iter().map(|near| {
         json!({
             "scope": near.scope,
             "subject": near.subject,
-            "limit": near.limit,
+            "limit": said(near.meter),
             "used_ratio": near.used_ratio,
             "resets_in_s": near.resets_in.as_secs_f64().ceil(),
         })
@@ -151,5 +160,21 @@ mod tests {
         ] {
             assert_eq!((said(&meter).as_str(), budget(&meter)), (words, day));
         }
+    }
+    #[test]
+    fn the_nearest_to_their_ends_are_chosen_and_those_alike_stand_as_in_the_file() {
+        let meter = Meter::InFlight(1);
+        let near = |(subject, used_ratio)| Near {
+            scope: "client",
+            subject,
+            meter: &meter,
+            used_ratio,
+            resets_in: Duration::ZERO,
+        };
+        let all = [("a", 0.1), ("b", 0.5), ("c", 1.25), ("d", 0.5), ("e", 0.0), ("f", 0.5)];
+        let chosen = |most| -> String {
+            nearest(all.into_iter().map(near), most).iter().map(|near| near.subject).collect()
+        };
+        assert_eq!([chosen(0), chosen(3), chosen(6), chosen(9)], ["", "cbd", "cbdfae", "cbdfae"]);
     }
 }

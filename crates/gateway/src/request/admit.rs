@@ -63,16 +63,7 @@ impl Admission {
     /// Makes as many places as this bound says of those that `before` had. Where there are to be fewer, those that are
     /// taken go as they are given back. Must be called inside a runtime.
     pub fn resize(&self, before: &Self) {
-        if let Some(more) = self.in_flight.checked_sub(before.in_flight) {
-            return self.places.add_permits(more);
-        }
-        let fewer = u32::try_from(before.in_flight - self.in_flight).unwrap_or(u32::MAX);
-        let places = Arc::clone(&self.places);
-        tokio::spawn(async move {
-            if let Ok(taken) = places.acquire_many_owned(fewer).await {
-                taken.forget();
-            }
-        });
+        crate::places::resize(&self.places, before.in_flight, self.in_flight);
     }
 
     /// Room for the part of a body above what is `held`, given back when dropped; `None` where none is needed yet.

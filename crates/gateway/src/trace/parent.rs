@@ -1,4 +1,4 @@
-//! `traceparent` of W3C Trace Context: whose trace a request belongs to, and who called.
+//! `traceparent` of W3C Trace Context: whose trace a request belongs to, and who called; and `tracestate` beside it.
 //!
 //! What cannot be read is as good as absent, as the specification has it.
 
@@ -10,6 +10,10 @@ use http::HeaderMap;
 pub const SAMPLED: u8 = 1;
 /// The trace's id is random.
 pub const RANDOM: u8 = 2;
+/// Longest `tracestate` of a span, characters: what the specification wants carried at least.
+const STATE_MAX: usize = 512;
+/// Longer members of it go first.
+const MEMBER_MAX: usize = 128;
 
 /// What a caller said of its trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,26 @@ impl Parent {
         };
         (known && trace != 0 && span != 0).then_some(Self { trace, span, flags })
     }
+}
+
+/// `tracestate` as spans carry it. Of one that is too long whole members are left out, as the specification has it:
+/// long ones first, then from the end.
+pub fn state(headers: &HeaderMap) -> String {
+    let lists = || headers.get_all(super::TRACESTATE).iter().filter_map(|list| list.to_str().ok());
+    let members =
+        || lists().flat_map(|list| list.split(',')).map(str::trim).filter(|member| !member.is_empty());
+    let length = members().map(|member| member.len() + 1).sum::<usize>().saturating_sub(1);
+    let longest = if length > STATE_MAX { MEMBER_MAX } else { STATE_MAX };
+    let mut state = String::new();
+    for member in members().filter(|member| member.len() <= longest) {
+        let comma = if state.is_empty() { "" } else { "," };
+        if state.len() + comma.len() + member.len() > STATE_MAX {
+            break;
+        }
+        state.push_str(comma);
+        state.push_str(member);
+    }
+    state
 }
 
 impl fmt::Display for Parent {
@@ -120,7 +144,36 @@ mod tests {
         assert_eq!(Parent::of(&headers), None);
     }
 
+    fn state_of(lists: &[&str]) -> String {
+        let name = crate::trace::TRACESTATE;
+        state(&lists.iter().map(|list| (name.clone(), list.parse().unwrap())).collect())
+    }
+
+    #[test]
+    fn a_state_is_one_list_of_whole_members() {
+        assert_eq!(state_of(&[]), "");
+        assert_eq!(state_of(&["a=1 , b=2,", "", ",\tc=3"]), "a=1,b=2,c=3");
+        let whole = format!("a={},b={}", "x".repeat(300), "y".repeat(207));
+        assert_eq!(whole.len(), STATE_MAX);
+        assert_eq!(state_of(&[&whole]), whole);
+        // The long ones go first, then those from the end.
+        assert_eq!(state_of(&["c=3", &whole, "d=4"]), "c=3,d=4");
+        let member = |key: char| format!("{key}={}", "x".repeat(MEMBER_MAX - 2));
+        let members: Vec<String> = ('a'..='e').map(member).collect();
+        assert_eq!(state_of(&[&members.join(","), "z=1"]), members[..3].join(","));
+        assert_eq!(state_of(&[&"x".repeat(60_000)]), "");
+    }
+
     proptest! {
+        #[test]
+        fn a_state_is_never_longer(lists in prop::collection::vec("[ -~\\t]{0,200}", 0..8)) {
+            let lists: Vec<&str> = lists.iter().map(String::as_str).collect();
+            let state = state_of(&lists);
+            prop_assert!(state.len() <= STATE_MAX);
+            let mut members = state.split(',').filter(|member| !member.is_empty());
+            prop_assert!(members.all(|member| lists.iter().any(|list| list.contains(member))));
+        }
+
         #[test]
         fn any_text_is_read_without_a_panic(text in "\\PC*") {
             let _ = Parent::read(&text);

@@ -7,6 +7,9 @@ use super::Trace;
 
 /// Longest text of an attribute, characters.
 const TEXT_MAX: usize = 256;
+/// On the wire, of a span and of an attribute, bytes: all but their texts.
+const SPAN_SIZE: usize = 96;
+const ATTRIBUTE_SIZE: usize = 24;
 
 /// Which side of a call a span stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,14 @@ impl Span {
     /// Adds a yes or no.
     pub fn flag(&mut self, key: &'static str, value: bool) {
         self.attributes.push((key, Value::Flag(value)));
+    }
+
+    /// What it takes in an export at most, before its texts lose what looks like a key.
+    pub(super) fn size(&self) -> usize {
+        let text = |value: &Value| if let Value::Text(text) = value { text.len() } else { 0 };
+        let attribute = |(key, value): &(&str, Value)| ATTRIBUTE_SIZE + key.len() + text(value);
+        let attributes: usize = self.attributes.iter().map(attribute).sum();
+        SPAN_SIZE + self.name.len() + self.trace.state.len() + attributes
     }
 
     /// What was asked for did not come about.

@@ -183,7 +183,7 @@ impl From<&span::Span> for Span {
         Self {
             trace_id: span.trace.id.to_be_bytes().into(),
             span_id: span.id.to_be_bytes().into(),
-            trace_state: span.trace.state.clone().unwrap_or_default(),
+            trace_state: crate::log::redacted(&span.trace.state),
             parent_span_id: span.parent.map(|parent| parent.to_be_bytes().into()).unwrap_or_default(),
             name: crate::log::redacted(&span.name),
             kind: match span.kind {

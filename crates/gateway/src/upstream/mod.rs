@@ -48,19 +48,23 @@ impl Upstream {
             .map_err(|_| "the host of base_url cannot stand in a header")?;
         let keys = keys::KeyRing::new(&config.keys, before.map(|before| &before.keys))
             .map_err(|n| format!("key {} cannot stand in a header", n + 1))?;
-        // Other bounds begin with other places: what runs still has its old one.
-        let places = before.filter(|before| before.config.max_in_flight == config.max_in_flight);
         Ok(Self {
             host,
             keys,
             shadows: before.map(|before| Arc::clone(&before.shadows)).unwrap_or_default(),
-            slots: places.map_or_else(
-                || Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
-                |before| Arc::clone(&before.slots),
-            ),
-            queued: places.map(|before| Arc::clone(&before.queued)).unwrap_or_default(),
+            slots: before
+                .map_or_else(|| Arc::new(Semaphore::new(most(&config))), |before| Arc::clone(&before.slots)),
+            queued: before.map(|before| Arc::clone(&before.queued)).unwrap_or_default(),
             config,
         })
+    }
+
+    /// The bound of this configuration holds from now on, if the places are those that `before` had. Must be called inside
+    /// a runtime.
+    pub fn resize(&self, before: &Self) {
+        if Arc::ptr_eq(&self.slots, &before.slots) {
+            crate::places::resize(&self.slots, most(&before.config), most(&self.config));
+        }
     }
 
     /// A place, if one is free.
@@ -80,6 +84,10 @@ impl Upstream {
         let _queued = Queued::join(&self.queued, self.config.max_in_flight)?;
         Arc::clone(&self.slots).acquire_owned().await.ok().map(InFlight)
     }
+}
+
+fn most(config: &used::Upstream) -> usize {
+    config.max_in_flight.min(Semaphore::MAX_PERMITS)
 }
 
 /// A taken place; given back when dropped.

@@ -61,8 +61,14 @@ impl Registry {
         for (path, health) in heir.paths.iter().enumerate() {
             let is_new = !self.paths.iter().any(|old| Arc::ptr_eq(&old.known, &health.known));
             if is_new {
-                let change = health.gate.with(now, |breaker| breaker.begin(now));
-                heir.note(Subject::Path(path), Some(change));
+                // An operator's word is on the name, whatever it stands for now.
+                let before = self.path_named(&health.name).and_then(|path| self.paths.get(path));
+                let forced = before.and_then(|before| before.gate.with(now, |breaker| breaker.forced()));
+                let change = health.gate.with(now, |breaker| match forced {
+                    Some(state) => breaker.force(Some(state), now),
+                    None => Some(breaker.begin(now)),
+                });
+                heir.note(Subject::Path(path), change);
             }
         }
         heir.look_around();

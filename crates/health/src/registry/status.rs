@@ -11,8 +11,12 @@ use crate::breaker::{Breaker, Progress, Reason, State};
 pub struct PathStatus {
     /// The worst.
     pub state: State,
-    /// Of its normal traffic, 0 to 1.
+    /// Of its normal traffic, 0 to 1: the least.
     pub share: f64,
+    /// Of the path's own breaker alone: models without trouble flow by it.
+    pub own_state: State,
+    /// The part of its normal traffic that the path's own breaker lets through, 0 to 1.
+    pub own_share: f64,
     /// A probe, there and back.
     pub network: Option<Duration>,
     /// To the first content, of the model used last.
@@ -99,6 +103,8 @@ impl Registry {
         let mut status = PathStatus {
             state: own.state,
             share: own.share,
+            own_state: own.state,
+            own_share: own.share,
             network: health.network.lock().unwrap_or_else(PoisonError::into_inner).get(),
             first: None,
             failures: own.failures,

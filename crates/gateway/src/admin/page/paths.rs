@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::out::{Out, at, count, list, number, word};
-use super::words::{ago, cut, means, millis, percent, span, until, why};
+use super::words::{ago, are, cut, means, millis, models, own, percent, shut, span, until, why};
 
 /// Of a sparkline.
 const WIDTH: f64 = 180.0;
@@ -47,13 +47,19 @@ fn cell(out: &mut Out, name: &'static str, text: &str, class: &'static str) {
 }
 
 fn row(out: &mut Out, path: &Value, now: SystemTime) {
-    let (name, state) = (word(path, "name"), word(path, "state"));
+    let (name, state, own) = (word(path, "name"), word(path, "state"), own(path));
     out.raw("<tr role=\"row\" data-key=\"").text(name).raw("\" class=\"").text(state).raw("\">");
     out.raw("<th role=\"rowheader\" scope=\"row\"><span class=\"name\">").text(name).raw("</span>");
-    out.raw("<span class=\"switch\" data-path=\"").text(name).raw("\" data-state=\"").text(state);
+    out.raw("<span class=\"switch\" data-path=\"").text(name).raw("\" data-state=\"").text(own);
+    if own != state {
+        out.raw(" but for some models");
+    }
     out.raw("\"></span></th><td role=\"cell\" class=\"state\">");
-    badge(out, state);
-    if let Some(since) = ago(word(path, "since"), now) {
+    badge(out, own);
+    // How long is known of the worst alone.
+    if own == state
+        && let Some(since) = ago(word(path, "since"), now)
+    {
         out.raw("<span class=\"since\" title=\"since ").text(word(path, "since")).raw("\">for ");
         out.text(&span(since)).raw("</span>");
     }
@@ -65,7 +71,8 @@ fn row(out: &mut Out, path: &Value, now: SystemTime) {
     let time = |key: &str| number(path, key).map_or_else(|| "–".to_owned(), millis);
     cell(out, "First content", &time("ttft_ms"), "");
     cell(out, "Probe", &time("latency_ms"), "");
-    cell(out, "Share", &percent(number(path, "share").unwrap_or_default()), "");
+    let share = number(path, "own_share").or_else(|| number(path, "share"));
+    cell(out, "Share", &percent(share.unwrap_or_default()), "");
     cell(out, "In flight", &count(path, "in_flight").to_string(), "");
     let failures = count(path, "failures");
     cell(out, "Failures", &failures.to_string(), if failures > 0 { "some" } else { "" });
@@ -88,7 +95,12 @@ fn badge(out: &mut Out, state: &str) {
 fn reason(out: &mut Out, path: &Value, now: SystemTime) {
     let (state, said) = (word(path, "state"), word(path, "reason"));
     let text = why(state, said);
-    out.raw("<p>").text(if text.is_empty() { said } else { text }).raw(".");
+    out.raw("<p>");
+    match shut(path) {
+        0 => out.text(if text.is_empty() { said } else { text }),
+        shut => out.text(&models(shut)).raw(" of it ").raw(are(shut)).raw(" shut"),
+    };
+    out.raw(".");
     let evidence = word(path, "evidence");
     if !evidence.is_empty() {
         out.raw(" <span class=\"soft\" title=\"")

@@ -49,6 +49,44 @@ fn nothing_known_is_a_page_all_the_same() {
     assert!(page.contains("Every path serves."), "{page}");
 }
 
+fn partly_shut(name: &str, models: &[&str]) -> Value {
+    let models: Vec<Value> = models
+        .iter()
+        .map(|model| json!({"model": model, "state": "open", "share": 0.0, "reason": "consecutive_failures"}))
+        .collect();
+    json!({"name": name, "state": "open", "share": 0.0, "own_state": "closed", "own_share": 1.0,
+        "reason": "consecutive_failures", "evidence": "5 in a row", "models": models})
+}
+
+#[test]
+fn a_path_of_which_single_models_are_shut_serves() {
+    let page = page_of(&json!({"paths": [partly_shut("u@direct", &["bad"])]}));
+    for said in [
+        "<p>One model of u@direct is shut.</p>",
+        "<p>One model of it is shut.",
+        "<dt>Paths with traffic</dt><dd><b>1</b> <span>of 1</span>",
+        "data-name=\"Share\" class=\"n \">100 %</td>",
+        "<td role=\"cell\" class=\"state\"><span class=\"badge closed\"",
+        "<code>bad</code> <span class=\"badge open\"",
+    ] {
+        assert!(page.contains(said), "{said} in {page}");
+    }
+    assert!(!page.contains("takes no traffic"), "{page}");
+    assert!(page.contains("data-tone=\"watch\""), "{page}");
+}
+
+#[test]
+fn shut_models_are_counted_and_paths_that_serve_with_them() {
+    let said = |paths: &[Value]| headline(&json!({"paths": paths})).1.join(" ");
+    let (one, two) = (partly_shut("a@direct", &["x"]), partly_shut("b@direct", &["x", "y"]));
+    assert_eq!(said(std::slice::from_ref(&two)), "2 models of b@direct are shut.");
+    assert_eq!(said(&[one.clone(), two.clone()]), "Some models of a@direct and b@direct are shut.");
+    assert_eq!(said(&[one.clone(), two.clone(), one.clone()]), "Some models of 3 of 3 paths are shut.");
+    let mut shut = two;
+    shut["own_state"] = "open".into();
+    assert_eq!(said(&[shut, one]), "b@direct takes no traffic. One model of a@direct is shut.");
+}
+
 #[test]
 fn a_faulty_reload_is_shown_with_its_places() {
     let status = json!({"config": {"hash": "abc", "file": "tidegate.yaml", "last_reload": {"at": "2026-11-21T10:00:00Z",
@@ -62,6 +100,8 @@ fn a_faulty_reload_is_shown_with_its_places() {
 #[test]
 fn the_policy_lets_the_pages_own_script_run_and_nothing_else() {
     let response = page(&hostile());
+    let name = header::CONTENT_SECURITY_POLICY;
+    assert_eq!(part(&hostile()).headers().get(&name), response.headers().get(&name));
     let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
     assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
     assert!(!policy.contains("unsafe"), "{policy}");

@@ -2,12 +2,13 @@
 //!
 //! A picture where there is room for it, and a list where there is not, which is also what screen readers get.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::out::{Out, at, count, flag, list, number, word};
-use super::words::{cut, percent, rate, span};
+use super::words::{cut, own, percent, rate, span};
 
 /// Of a route's ribbons together, at their beginning.
 const THICK: f64 = 34.0;
@@ -58,6 +59,7 @@ pub(super) fn section(out: &mut Out, status: &Value) {
     if drawn {
         draw(out, routes, paths, &links);
     }
+    let states: HashMap<&str, &str> = paths.iter().map(|path| (word(path, "name"), own(path))).collect();
     out.raw("<ul class=\"ways\">");
     for (n, route) in routes.iter().enumerate() {
         out.raw("<li><h3><code>").text(word(route, "model")).raw("</code> <span>").text(&pace(route));
@@ -65,9 +67,9 @@ pub(super) fn section(out: &mut Out, status: &Value) {
             out.raw(" · on its fallback");
         }
         out.raw("</span></h3><ul>");
-        for link in links.iter().filter(|link| link.route == n) {
-            let state =
-                paths.iter().find(|path| word(path, "name") == link.path).map_or("", |p| word(p, "state"));
+        let begin = links.partition_point(|link| link.route < n);
+        for link in links.iter().skip(begin).take_while(|link| link.route == n) {
+            let state = states.get(link.path).copied().unwrap_or_default();
             out.raw("<li class=\"").text(state).raw("\"><span class=\"to\">").text(link.path);
             if link.fallback {
                 out.raw(" <small>fallback</small>");
@@ -87,12 +89,13 @@ pub(super) fn section(out: &mut Out, status: &Value) {
 
 /// Of one route: what went over its paths, and those over which nothing went.
 fn links(route: usize, of: &Value) -> impl Iterator<Item = Link<'_>> {
-    let answered = list(at(of, "answered"), "paths");
+    let answered: HashMap<&str, &Value> =
+        list(at(of, "answered"), "paths").iter().map(|seen| (word(seen, "path"), seen)).collect();
     let own = list(of, "paths").iter().map(|path| (path, false));
     let fallback = list(of, "fallback").iter().map(|path| (path, true));
     own.chain(fallback).filter_map(move |(path, fallback)| {
         let path = path.as_str()?;
-        let seen = answered.iter().find(|seen| word(seen, "path") == path);
+        let seen = answered.get(path).copied();
         Some(Link {
             route,
             path,
@@ -150,7 +153,7 @@ fn draw(out: &mut Out, routes: &[Value], paths: &[Value], links: &[Link<'_>]) {
     for link in links {
         let Some(end) = used.iter().position(|path| word(path, "name") == link.path) else { continue };
         let (Some(start), Some(end_place)) = (from.get_mut(link.route), to.get_mut(end)) else { continue };
-        let state = used.get(end).map_or("", |path| word(path, "state"));
+        let state = used.get(end).map_or("", |path| own(path));
         let thick = link.share * THICK;
         let (x1, x2) = (LEFT.1, RIGHT.0);
         let middle = f64::midpoint(x1, x2);
@@ -178,7 +181,7 @@ fn draw(out: &mut Out, routes: &[Value], paths: &[Value], links: &[Link<'_>]) {
     }
     for (path, place) in used.iter().zip(&to) {
         let name = word(path, "name");
-        let mut said = word(path, "state").to_owned();
+        let mut said = own(path).to_owned();
         let requests: u64 = links.iter().filter(|link| link.path == name).map(|link| link.requests).sum();
         let all: u64 = routes.iter().map(total).sum();
         if requests > 0 {
@@ -187,7 +190,7 @@ fn draw(out: &mut Out, routes: &[Value], paths: &[Value], links: &[Link<'_>]) {
         if links.iter().any(|link| link.fallback && link.path == name) {
             said.push_str(" · fallback");
         }
-        boxed(out, RIGHT, place, word(path, "state"));
+        boxed(out, RIGHT, place, own(path));
         label(out, RIGHT, place, name, &said);
     }
     out.raw("</svg>\n");

@@ -47,6 +47,35 @@ pub(super) fn means(state: &str) -> &'static str {
     }
 }
 
+/// A path's own state, whatever single models of it are.
+pub(super) fn own(path: &Value) -> &str {
+    match word(path, "own_state") {
+        "" => word(path, "state"),
+        own => own,
+    }
+}
+
+/// Users' requests go over the path.
+pub(super) fn serves(path: &Value) -> bool {
+    matches!(own(path), "closed" | "ramping")
+}
+
+/// How many models get no requests over a path that serves.
+pub(super) fn shut(path: &Value) -> usize {
+    let shut = |model: &&Value| matches!(word(model, "state"), "open" | "shadowing");
+    if serves(path) { list(path, "models").iter().filter(shut).count() } else { 0 }
+}
+
+/// So many models, at the beginning of a sentence.
+pub(super) fn models(count: usize) -> String {
+    if count == 1 { "One model".to_owned() } else { format!("{count} models") }
+}
+
+/// The verb to that.
+pub(super) const fn are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
 /// How bad things are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tone {
@@ -85,7 +114,7 @@ pub(super) fn headline(status: &Value) -> (Tone, Vec<String>) {
     }
     let paths = list(status, "paths");
     let of = |states: &[&str]| -> Vec<&str> {
-        let found = paths.iter().filter(|path| states.contains(&word(path, "state")));
+        let found = paths.iter().filter(|path| states.contains(&own(path)));
         found.map(|path| word(path, "name")).collect()
     };
     for (states, tone, one, many) in [
@@ -101,6 +130,15 @@ pub(super) fn headline(status: &Value) -> (Tone, Vec<String>) {
             more => said.push((tone, format!("{} of {} paths {many}.", more.len(), paths.len()))),
         }
     }
+    let partly: Vec<(&str, usize)> =
+        paths.iter().map(|path| (word(path, "name"), shut(path))).filter(|(_, shut)| *shut > 0).collect();
+    let text = match partly.as_slice() {
+        [] => None,
+        [(name, shut)] => Some(format!("{} of {name} {} shut.", models(*shut), are(*shut))),
+        [(first, _), (second, _)] => Some(format!("Some models of {first} and {second} are shut.")),
+        more => Some(format!("Some models of {} of {} paths are shut.", more.len(), paths.len())),
+    };
+    said.extend(text.map(|text| (Tone::Watch, text)));
     for route in list(status, "routes").iter().filter(|route| flag(route, "fallback_active")).take(2) {
         let text = format!("A fallback answers for route {}.", word(route, "model"));
         said.push((Tone::Bad, text));

@@ -129,6 +129,18 @@ fn what_an_operator_and_peers_have_said_holds_on() {
 }
 
 #[test]
+fn a_path_that_an_operator_took_out_stays_out_whatever_its_name_stands_for_now() {
+    let mut node = Node::new().warm();
+    node.force(B_DIRECT, Some(State::Disabled));
+    node.force(B_PROXY, Some(State::Open));
+    node.reload(turned_around(not_b));
+    assert_eq!((node.state_of("b@direct"), node.state_of("b@proxy")), (State::Disabled, State::Open));
+    let path = node.registry.path_named("b@direct").unwrap();
+    node.force(path, None);
+    assert_eq!(node.state(path), State::Ramping);
+}
+
+#[test]
 fn fifty_configurations_later_a_request_of_the_first_one_is_still_heard_by_the_last() {
     let mut node = Node::new().warm();
     let mut flights: Vec<Flight> = (0..3).map(|_| node.flight(A_DIRECT)).collect();

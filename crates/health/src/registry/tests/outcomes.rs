@@ -256,11 +256,13 @@ fn status_shows_the_worst_of_a_path_and_its_models() {
     let status = |node: &Node, path| node.registry.path_status(path, node.now).unwrap();
     let well = status(&node, A_DIRECT);
     assert_eq!((well.state, well.share, well.failures, well.reason), (State::Closed, 1.0, 0, None));
+    assert_eq!((well.own_state, well.own_share), (State::Closed, 1.0));
     assert_eq!(well.first.map(|first| first.as_millis()), Some(50));
     node.sends(5, A_DIRECT, BROKEN);
     for path in [A_DIRECT, A_PROXY] {
         let ill = status(&node, path);
         assert_eq!((ill.state, ill.share, ill.reason), (State::Open, 0.0, Some(Reason::Consecutive)));
+        assert_eq!((ill.own_state, ill.own_share), (State::Closed, 1.0), "its other models flow");
         assert_eq!(ill.failures, 5);
         assert!(ill.open_for.is_some_and(|rest| rest <= SECOND * 10));
         let [model] = &ill.models[..] else { panic!("{:?}", ill.models) };
@@ -268,7 +270,8 @@ fn status_shows_the_worst_of_a_path_and_its_models() {
     }
     assert_eq!(status(&node, B_DIRECT).state, State::Closed);
     node.force(A_DIRECT, Some(State::Disabled));
-    assert_eq!(status(&node, A_DIRECT).state, State::Disabled);
+    let out = status(&node, A_DIRECT);
+    assert_eq!((out.state, out.own_state, out.own_share), (State::Disabled, State::Disabled, 0.0));
     node.force(A_DIRECT, Some(State::Closed));
     assert_eq!(status(&node, A_DIRECT).state, State::Closed, "an operator closes the path and its models");
     assert!(node.registry.path_status(9, node.now).is_none());

@@ -346,8 +346,8 @@ fn by_value(value: &serde_json::Value) -> (bool, bool, Option<Usage>) {
         let (prompt, completion) =
             (count(&holder["usage"]["prompt_tokens"]), count(&holder["usage"]["completion_tokens"]));
         (prompt.is_some() || completion.is_some()).then(|| Usage {
-            prompt: prompt.unwrap_or(0),
-            completion: completion.unwrap_or(0),
+            prompt: prompt.unwrap_or(0).min(TOKENS_MAX),
+            completion: completion.unwrap_or(0).min(TOKENS_MAX),
             cached: 0,
         })
     };

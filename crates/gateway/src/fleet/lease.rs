@@ -4,7 +4,7 @@
 //! that time in hand: a process that was stopped and goes on finds its leases lost before it does anything.
 //! Canaries of models of ours are not leased: each node must know that its own way to them works.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -55,12 +55,13 @@ impl Lease {
     }
 }
 
-/// What the store calls it.
+/// What the store calls it: by the upstream, so that of all its paths and models one node alone tries any.
 pub(super) fn name_of(subject: &SubjectName) -> String {
-    match &subject.model {
-        Some(model) => format!("shadow:{}/{model}", subject.name),
-        None => format!("shadow:{}", subject.name),
-    }
+    let upstream = match &subject.model {
+        Some(_) => subject.name.as_str(),
+        None => subject.name.rsplit_once('@').map_or(subject.name.as_str(), |(upstream, _)| upstream),
+    };
+    format!("shadow:{upstream}")
 }
 
 impl Fleet {
@@ -93,8 +94,10 @@ impl Fleet {
                 .extract_if(|subject, _| !wanted.contains(subject))
                 .map(|(subject, _)| subject)
                 .collect();
+            let kept: HashSet<String> = wanted.iter().map(name_of).collect();
             wanted.retain(|subject| leases.get(subject).is_none_or(|lease| lease.next <= now));
-            (wanted, dropped)
+            let dropped: HashSet<String> = dropped.iter().map(name_of).collect();
+            (wanted, dropped.difference(&kept).cloned().collect())
         };
         let take = |subject: SubjectName| async move {
             let name = name_of(&subject);
@@ -123,14 +126,14 @@ impl Fleet {
     pub(super) async fn release_all(&self, gateway: &Gateway) {
         let all = std::mem::take(&mut *self.leases.lock().unwrap_or_else(PoisonError::into_inner));
         gateway.health.leased(&HashMap::new());
-        self.release(all.into_keys().collect()).await;
+        self.release(all.keys().map(name_of).collect()).await;
     }
 
-    async fn release(&self, subjects: Vec<SubjectName>) {
-        let release = |subject: SubjectName| async move {
+    async fn release(&self, names: HashSet<String>) {
+        let release = |name: String| async move {
             // One that is not given back ends by itself.
-            let _ = self.store.release(&name_of(&subject), self.instance, WITHIN).await;
+            let _ = self.store.release(&name, self.instance, WITHIN).await;
         };
-        stream::iter(subjects).for_each_concurrent(CALLS, release).await;
+        stream::iter(names).for_each_concurrent(CALLS, release).await;
     }
 }

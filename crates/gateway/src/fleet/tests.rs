@@ -141,7 +141,7 @@ fn a_lease_counts_from_before_it_was_asked_for_and_is_lost_without_an_answer() {
 fn leases_are_called_the_same_on_all_nodes() {
     let path = SubjectName { name: "a@direct".to_owned(), model: None };
     let model = SubjectName { name: "a".to_owned(), model: Some("gpt".to_owned()) };
-    assert_eq!([name_of(&path), name_of(&model)], ["shadow:a@direct", "shadow:a/gpt"]);
+    assert_eq!([name_of(&path), name_of(&model)], ["shadow:a", "shadow:a"]);
 }
 
 #[tokio::test(start_paused = true)]

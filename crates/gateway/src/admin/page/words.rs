@@ -31,6 +31,7 @@ pub(super) fn why(state: &str, reason: &str) -> &'static str {
         "ramped" => "All of its traffic came back",
         "fleet" => "Other nodes found it so",
         "operator" => "An operator decided so",
+        "new" => "The configuration has just brought it, and its traffic rises in steps",
         _ => "",
     }
 }
@@ -279,6 +280,7 @@ mod tests {
             Ramped,
             Fleet,
             Operator,
+            New,
         ] {
             assert!(!why("open", reason.word()).is_empty(), "{}", reason.word());
         }

@@ -90,6 +90,32 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; Self::New as usize + 1] = [
+        Self::Consecutive,
+        Self::Rate,
+        Self::Cuts,
+        Self::Slow,
+        Self::Stalled,
+        Self::Probe,
+        Self::Page,
+        Self::Certificate,
+        Self::Egress,
+        Self::Upstream,
+        Self::ProxyLogin,
+        Self::ShadowFailed,
+        Self::ShadowUnproven,
+        Self::RampFailed,
+        Self::Rested,
+        Self::ProbesPass,
+        Self::Proven,
+        Self::Untriable,
+        Self::Ramped,
+        Self::Fleet,
+        Self::Operator,
+        Self::New,
+    ];
+
     /// For logs, metrics and the status page.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -257,31 +257,7 @@ mod tests {
 
     #[test]
     fn every_reason_of_a_breaker_has_its_words() {
-        use tidegate_health::breaker::Reason::*;
-        for reason in [
-            Consecutive,
-            Rate,
-            Cuts,
-            Slow,
-            Stalled,
-            Probe,
-            Page,
-            Certificate,
-            Egress,
-            Upstream,
-            ProxyLogin,
-            ShadowFailed,
-            ShadowUnproven,
-            RampFailed,
-            Rested,
-            ProbesPass,
-            Proven,
-            Untriable,
-            Ramped,
-            Fleet,
-            Operator,
-            New,
-        ] {
+        for reason in tidegate_health::breaker::Reason::ALL {
             assert!(!why("open", reason.word()).is_empty(), "{}", reason.word());
         }
     }
